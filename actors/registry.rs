@@ -1,0 +1,519 @@
+//! Room id → actor: start, find, restart, passivate, spread over arbiters.
+//! May not: start an actor for a room that is not stored, scan rooms to find one, or wait while it holds its lock.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::{Actor, Addr, dev::ToEnvelope};
+use actix_rt::ArbiterHandle;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use log::{error, warn};
+use ruma::{OwnedRoomId, RoomId};
+use thiserror::Error;
+use tokio::sync::oneshot;
+use vestibule_protocol::{
+    clock::Clock,
+    membership::{CreateRefusal, knock::KnockPolicy},
+    signing::Identity,
+};
+use vestibule_storage::{
+    commit::{Commit, CommitError, Conflict, NoSlot, Stores},
+    error::StorageError,
+};
+
+use crate::{
+    cpu_pool::CpuPool,
+    gauges::{Gauges, RoomGauges},
+    limits::{KnockLimits, KnockRates},
+    room::{
+        Ask, LoadError, Lookups, Passivate, RoomActor, RoomContext, RoomMessage,
+        create_room::{self, CreateRoom},
+        load,
+    },
+};
+
+/// Two failed loads within this time put a room into quarantine. DESIGN 3.5.
+const LOAD_FAILURES_WITHIN: Duration = Duration::from_mins(1);
+
+/// How long a room stays in quarantine before it is tried again. Ours.
+const QUARANTINE: Duration = Duration::from_mins(10);
+
+/// How often a message looks for its room's actor before it gives up: an actor may stop between look and send.
+const ENTRIES_MAX: u32 = 4;
+
+/// Actors looked at to find an idle one when there are too many. Ours: constant work for each start.
+const PASSIVATION_LOOKS_MAX: usize = 8;
+
+/// What the rooms are given.
+pub struct RoomsOptions {
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Storage.
+    pub stores: Stores,
+    /// `[knock]`.
+    pub policy: KnockPolicy,
+    /// The rates of knocks; `None` switches them off.
+    pub rates: Option<KnockRates>,
+    /// For work over a millisecond.
+    pub cpu: CpuPool,
+    /// The arbiters whose threads the actors may use; a room's is chosen by a hash of its id.
+    pub arbiters: Vec<ArbiterHandle>,
+    /// `actors.mailbox_capacity`.
+    pub mailbox_capacity: usize,
+    /// `actors.live_max`.
+    pub live_max: usize,
+    /// `actors.idle_timeout`.
+    pub idle_timeout: Duration,
+    /// Drawn at random when the program starts.
+    pub core_seed: u64,
+}
+
+/// Why a room did not answer with a reply.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AskError<R> {
+    /// The room said no.
+    #[error("refused")]
+    Refused(R),
+    /// No such room is stored here.
+    #[error("the room is not here")]
+    RoomNotHere,
+    /// The room's mailbox or the writer is full; nothing changed, try later.
+    #[error("overloaded")]
+    Overloaded,
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(CommitError),
+    /// The turn panicked, the room cannot be loaded, or the program shuts down.
+    #[error("the room failed")]
+    Failed,
+}
+
+impl<R> From<NoSlot> for AskError<R> {
+    fn from(refusal: NoSlot) -> Self {
+        match refusal {
+            NoSlot::Busy => Self::Overloaded,
+            NoSlot::Refused => Self::Storage(CommitError::Storage(StorageError::NotWritten {
+                reason: "writes are refused at the moment".to_owned(),
+            })),
+        }
+    }
+}
+
+/// The handle to all rooms. Cheap to clone.
+#[derive(Clone)]
+pub struct Rooms {
+    shared: Arc<Registry>,
+}
+
+struct Registry {
+    context: Arc<RoomContext>,
+    arbiters: Vec<ArbiterHandle>,
+    mailbox_capacity: usize,
+    live_max: usize,
+    idle_timeout: Duration,
+    next_incarnation: AtomicU64,
+    is_closed: AtomicBool,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_room: HashMap<OwnedRoomId, Entry>,
+    /// Live rooms in the order in which they are looked at for passivation.
+    hand: VecDeque<OwnedRoomId>,
+    live: usize,
+    restarts: HashMap<OwnedRoomId, u64>,
+    failures: HashMap<OwnedRoomId, LoadFailures>,
+}
+
+enum Entry {
+    Loading(Shared<BoxFuture<'static, Result<(), StartError>>>),
+    Live { addr: Addr<RoomActor>, gauges: Arc<RoomGauges>, incarnation: u64 },
+}
+
+#[derive(Clone, Copy)]
+struct LoadFailures {
+    last: Duration,
+    quarantined_until: Option<Duration>,
+}
+
+/// Why no actor could be started.
+#[derive(Clone, Debug, Error)]
+enum StartError {
+    #[error("the room is not stored")]
+    NotStored,
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("loading panicked or its arbiter is gone")]
+    Gone,
+}
+
+enum Found {
+    Live(Addr<RoomActor>, Arc<RoomGauges>, u64),
+    Loading(Shared<BoxFuture<'static, Result<(), StartError>>>),
+    Full,
+    Quarantined,
+    Absent,
+}
+
+impl Rooms {
+    /// No actor is started by this.
+    pub fn new(options: RoomsOptions) -> Self {
+        let context = RoomContext {
+            identity: options.identity,
+            clock: options.clock,
+            stores: options.stores,
+            policy: options.policy,
+            limits: options.rates.as_ref().map(KnockLimits::new),
+            gauges: Arc::new(Gauges::default()),
+            cpu: options.cpu,
+            core_seed: options.core_seed,
+        };
+        let registry = Registry {
+            context: Arc::new(context),
+            arbiters: options.arbiters,
+            mailbox_capacity: options.mailbox_capacity.max(1),
+            live_max: options.live_max.max(1),
+            idle_timeout: options.idle_timeout,
+            next_incarnation: AtomicU64::new(1),
+            is_closed: AtomicBool::new(false),
+            entries: Mutex::new(Entries::default()),
+        };
+        Self { shared: Arc::new(registry) }
+    }
+
+    /// Runs one turn of the room's actor and gives back its answer, once all that the turn saw is durable.
+    ///
+    /// Dropping the future before the turn started means it never runs; later it cancels nothing. A repeat of the same event
+    /// or transaction is harmless.
+    ///
+    /// # Errors
+    /// [`AskError`]; with `Refused`, `RoomNotHere` and `Overloaded` nothing changed.
+    pub async fn ask<M: RoomMessage>(&self, room_id: &RoomId, message: M) -> Result<M::Reply, AskError<M::Refusal>> {
+        if self.shared.is_closed.load(Ordering::Acquire) {
+            return Err(AskError::Failed);
+        }
+        let lookups = self.look_up(room_id, &message).await.map_err(|error| AskError::Storage(error.into()))?;
+        let mut ask = (message, lookups);
+        for _ in 0..ENTRIES_MAX {
+            let (addr, gauges, incarnation) = match self.find(room_id) {
+                Found::Live(addr, gauges, incarnation) => (addr, gauges, incarnation),
+                Found::Full => return Err(AskError::Overloaded),
+                Found::Quarantined => return Err(AskError::Failed),
+                Found::Loading(loading) => {
+                    start_outcome(loading.await)?;
+                    continue;
+                }
+                Found::Absent => {
+                    let stored = self.shared.context.stores.rooms.room(room_id).await;
+                    if stored.map_err(|error| AskError::Storage(error.into()))?.is_none() {
+                        return Err(AskError::RoomNotHere);
+                    }
+                    start_outcome(self.start(room_id).await)?;
+                    continue;
+                }
+            };
+            let (reply, answer) = oneshot::channel();
+            let (message, lookups) = ask;
+            match enter(&addr, Ask { message, lookups, reply, turns: 0 }) {
+                Ok(()) => return answer.await.unwrap_or(Err(AskError::Failed)),
+                Err(Entering::Full) => {
+                    gauges.left();
+                    return Err(AskError::Overloaded);
+                }
+                Err(Entering::Stopped(returned)) => {
+                    gauges.left();
+                    self.forget(room_id, incarnation);
+                    ask = (returned.message, returned.lookups);
+                }
+            }
+        }
+        Err(AskError::Failed)
+    }
+
+    /// Makes a room; durable when it returns.
+    ///
+    /// # Errors
+    /// [`AskError`]; nothing was made.
+    pub async fn create(&self, request: CreateRoom) -> Result<OwnedRoomId, AskError<CreateRefusal>> {
+        if self.shared.is_closed.load(Ordering::Acquire) {
+            return Err(AskError::Failed);
+        }
+        let slot = self.shared.context.stores.writer.reserve()?;
+        let context = self.shared.context.clone();
+        let incarnation = self.draw_incarnation();
+        let built = self.shared.context.cpu.run(move || create_room::build(&context, request, incarnation)).await;
+        let (room_id, commit) = built.map_err(|_| AskError::Failed)?.map_err(AskError::Refused)?;
+        match self.shared.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit))).await {
+            Ok(_) => {
+                self.shared.context.gauges.room_created();
+                Ok(room_id)
+            }
+            Err(CommitError::Conflict(Conflict::RoomExists)) => Err(AskError::Refused(CreateRefusal::RoomExists)),
+            Err(error) => Err(AskError::Storage(error)),
+        }
+    }
+
+    /// Counters and gauges; reading them asks no actor.
+    pub fn gauges(&self) -> &Gauges {
+        &self.shared.context.gauges
+    }
+
+    /// Answers no more: every ask fails from now on. Turns that run are finished.
+    pub fn close(&self) {
+        self.shared.is_closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn mailbox_capacity(&self) -> usize {
+        self.shared.mailbox_capacity
+    }
+
+    /// An actor threw itself away: the next message starts another.
+    pub(crate) fn discarded(&self, room_id: &RoomId, incarnation: u64) {
+        let mut entries = self.lock();
+        if entries.remove_live(room_id, incarnation) {
+            let count = entries.restarts.entry(room_id.to_owned()).or_insert(0);
+            *count = count.saturating_add(1);
+            drop(entries);
+            self.shared.context.gauges.actor_stopped(room_id, false);
+        }
+    }
+
+    /// An actor is idle and wants to go; `false` when a message is on its way to it.
+    pub(crate) fn passivated(&self, room_id: &RoomId, incarnation: u64) -> bool {
+        let mut entries = self.lock();
+        let nothing_waits = match entries.by_room.get(room_id) {
+            // Whoever finds the actor counts itself in under this very lock; so zero is final.
+            Some(Entry::Live { gauges, incarnation: of_entry, .. }) => *of_entry == incarnation && gauges.depth() == 0,
+            _ => false,
+        };
+        if !nothing_waits || !entries.remove_live(room_id, incarnation) {
+            return false;
+        }
+        drop(entries);
+        self.shared.context.gauges.actor_stopped(room_id, true);
+        true
+    }
+
+    async fn look_up<M: RoomMessage>(&self, room_id: &RoomId, message: &M) -> Result<Lookups, StorageError> {
+        let context = &self.shared.context;
+        let mut lookups = Lookups::new(context.clock.now());
+        let event_ids = message.events_to_look_up();
+        if !event_ids.is_empty() {
+            let stored = context.stores.rooms.events(room_id, &event_ids).await?;
+            stored.into_iter().flatten().for_each(|stored| lookups.insert(stored));
+        }
+        if let Some(transaction) = message.transaction() {
+            lookups.set_transaction(context.stores.rooms.transaction(transaction).await?);
+        }
+        Ok(lookups)
+    }
+
+    fn find(&self, room_id: &RoomId) -> Found {
+        let entries = self.lock();
+        match entries.by_room.get(room_id) {
+            Some(Entry::Live { addr, gauges, incarnation }) => {
+                if gauges.depth() >= u64::try_from(self.shared.mailbox_capacity).unwrap_or(u64::MAX) {
+                    return Found::Full;
+                }
+                gauges.entered();
+                Found::Live(addr.clone(), gauges.clone(), *incarnation)
+            }
+            Some(Entry::Loading(loading)) => Found::Loading(loading.clone()),
+            None => {
+                let now = self.shared.context.clock.monotonic();
+                let until = entries.failures.get(room_id).and_then(|failures| failures.quarantined_until);
+                if until.is_some_and(|until| now < until) { Found::Quarantined } else { Found::Absent }
+            }
+        }
+    }
+
+    /// Starts the room's actor, or joins a start that is under way.
+    fn start(&self, room_id: &RoomId) -> Shared<BoxFuture<'static, Result<(), StartError>>> {
+        let mut entries = self.lock();
+        match entries.by_room.get(room_id) {
+            Some(Entry::Loading(loading)) => return loading.clone(),
+            Some(Entry::Live { .. }) => return futures_util::future::ready(Ok(())).boxed().shared(),
+            None => {}
+        }
+        let (done, outcome) = oneshot::channel();
+        let loading = outcome.map(|outcome| outcome.unwrap_or(Err(StartError::Gone))).boxed().shared();
+        entries.by_room.insert(room_id.to_owned(), Entry::Loading(loading.clone()));
+        drop(entries);
+        let (rooms, room_id) = (self.clone(), room_id.to_owned());
+        let starting = {
+            let (rooms, room_id) = (rooms.clone(), room_id.clone());
+            async move {
+                let _ = done.send(rooms.load_and_start(room_id).await);
+            }
+        };
+        let has_arbiter = rooms.arbiter_of(&room_id).is_some_and(|arbiter| arbiter.spawn(starting));
+        if !has_arbiter {
+            self.lock().by_room.remove(&room_id);
+        }
+        loading
+    }
+
+    async fn load_and_start(&self, room_id: OwnedRoomId) -> Result<(), StartError> {
+        let context = self.shared.context.clone();
+        let loaded = AssertUnwindSafe(load(context, &room_id)).catch_unwind().await;
+        let room = match loaded {
+            Ok(Ok(Some(room))) => room,
+            Ok(Ok(None)) => {
+                self.lock().by_room.remove(&room_id);
+                return Err(StartError::NotStored);
+            }
+            Ok(Err(error)) => {
+                error!(room_id:%, error:%; "cannot load the room");
+                self.load_failed(&room_id);
+                return Err(error.into());
+            }
+            Err(_) => {
+                error!(room_id:%; "loading the room panicked");
+                self.load_failed(&room_id);
+                return Err(StartError::Gone);
+            }
+        };
+        let incarnation = self.draw_incarnation();
+        let restarts = self.lock().restarts.get(&room_id).copied().unwrap_or(0);
+        let now = self.shared.context.clock.now();
+        let facts = room.facts();
+        let gauges = Arc::new(RoomGauges::new(room_id.clone(), facts, self.shared.mailbox_capacity, now, restarts));
+        let context = self.shared.context.clone();
+        let actor =
+            RoomActor::new(room, context, gauges.clone(), self.clone(), incarnation, self.shared.idle_timeout);
+        let addr = actor.start();
+        self.shared.context.gauges.actor_started(gauges.clone(), restarts > 0);
+        let mut entries = self.lock();
+        entries.failures.remove(&room_id);
+        entries.by_room.insert(room_id.clone(), Entry::Live { addr, gauges, incarnation });
+        entries.live = entries.live.saturating_add(1);
+        entries.add_to_hand(room_id.clone());
+        let too_many = entries.live > self.shared.live_max;
+        let idle = if too_many { entries.choose_idle(&room_id, now) } else { None };
+        drop(entries);
+        self.shared.context.gauges.end_quarantine(&room_id);
+        if let Some(idle) = idle {
+            // A full mailbox is not idle; then another start chooses another.
+            let _ = idle.try_send(Passivate);
+        }
+        Ok(())
+    }
+
+    fn load_failed(&self, room_id: &RoomId) {
+        let now = self.shared.context.clock.monotonic();
+        let mut entries = self.lock();
+        entries.by_room.remove(room_id);
+        let failed_before = entries.failures.get(room_id).map(|failures| failures.last);
+        let again = failed_before.is_some_and(|last| now.saturating_sub(last) <= LOAD_FAILURES_WITHIN);
+        let quarantined_until = again.then(|| now.saturating_add(QUARANTINE));
+        entries.failures.insert(room_id.to_owned(), LoadFailures { last: now, quarantined_until });
+        drop(entries);
+        if again {
+            warn!(room_id:%; "room is in quarantine");
+            self.shared.context.gauges.quarantine(room_id.to_owned(), self.shared.context.clock.now());
+        }
+    }
+
+    fn forget(&self, room_id: &RoomId, incarnation: u64) {
+        if self.lock().remove_live(room_id, incarnation) {
+            self.shared.context.gauges.actor_stopped(room_id, false);
+        }
+    }
+
+    fn draw_incarnation(&self) -> u64 {
+        self.shared.next_incarnation.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn arbiter_of(&self, room_id: &RoomId) -> Option<&ArbiterHandle> {
+        let hash = room_id.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let count = u64::try_from(self.shared.arbiters.len()).unwrap_or(u64::MAX);
+        let index = hash.checked_rem(count).and_then(|index| usize::try_from(index).ok())?;
+        self.shared.arbiters.get(index)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    fn remove_live(&mut self, room_id: &RoomId, incarnation: u64) -> bool {
+        let is_it = matches!(
+            self.by_room.get(room_id),
+            Some(Entry::Live { incarnation: of_entry, .. }) if *of_entry == incarnation
+        );
+        if is_it {
+            self.by_room.remove(room_id);
+            self.live = self.live.saturating_sub(1);
+        }
+        is_it
+    }
+
+    /// Rooms that went leave their names in the queue; it is cleaned when most of it is such names.
+    fn add_to_hand(&mut self, room_id: OwnedRoomId) {
+        const STALE_MIN: usize = 64;
+        if self.hand.len() > self.live.saturating_mul(2).saturating_add(STALE_MIN) {
+            let mut seen = std::collections::HashSet::new();
+            let by_room = &self.by_room;
+            self.hand.retain(|id| by_room.contains_key(id) && seen.insert(id.clone()));
+        }
+        self.hand.push_back(room_id);
+    }
+
+    /// A live room that has been idle, other than the newest. Rooms that are busy are passed over and come again later.
+    fn choose_idle(&mut self, newest: &RoomId, now: vestibule_protocol::clock::UnixMillis) -> Option<Addr<RoomActor>> {
+        const BUSY_WITHIN: Duration = Duration::from_secs(1);
+        for _ in 0..PASSIVATION_LOOKS_MAX {
+            let candidate = self.hand.pop_front()?;
+            let Some(Entry::Live { addr, gauges, .. }) = self.by_room.get(&candidate) else { continue };
+            let addr = addr.clone();
+            let is_busy = gauges.depth() > 0 || now.since(gauges.last_active()) < BUSY_WITHIN;
+            let is_newest = *candidate == *newest;
+            self.hand.push_back(candidate);
+            if !is_busy && !is_newest {
+                return Some(addr);
+            }
+        }
+        None
+    }
+}
+
+fn start_outcome<R>(outcome: Result<(), StartError>) -> Result<(), AskError<R>> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(StartError::NotStored) => Err(AskError::RoomNotHere),
+        Err(StartError::Load(LoadError::Storage(error))) => Err(AskError::Storage(error.into())),
+        Err(StartError::Load(_) | StartError::Gone) => Err(AskError::Failed),
+    }
+}
+
+/// Why a message did not enter a mailbox.
+enum Entering<M: RoomMessage> {
+    Full,
+    Stopped(Ask<M>),
+}
+
+fn enter<M: RoomMessage>(addr: &Addr<RoomActor>, ask: Ask<M>) -> Result<(), Entering<M>>
+where
+    <RoomActor as Actor>::Context: ToEnvelope<RoomActor, Ask<M>>,
+{
+    addr.try_send(ask).map_err(|refusal| match refusal {
+        actix::dev::SendError::Full(_) => Entering::Full,
+        actix::dev::SendError::Closed(ask) => Entering::Stopped(ask),
+    })
+}

@@ -1,0 +1,368 @@
+//! The room actor: one message, one synchronous turn; its answer waits for the disk outside the turn.
+//! May not: await inside a turn, know a rule (they are in `protocol`), or answer before what the turn saw is durable.
+//!
+//! Every message runs through [`RoomActor::run`]: reserve a writer slot, let the message decide and change memory, enqueue
+//! the commit; then wait. So no message can get the order wrong. A turn that lacks something (an event in storage, a state
+//! to resolve) changes nothing and says what it needs; the room fetches it from storage or the CPU pool, keeps its mailbox
+//! shut meanwhile, and runs the turn anew.
+
+pub mod admit_knock;
+pub mod admit_leave;
+mod apply;
+pub mod change_membership;
+pub mod check_door;
+pub mod create_room;
+mod draft;
+mod gather;
+mod incoming;
+mod load;
+mod memory;
+pub mod prepare_knock;
+pub mod prepare_leave;
+pub mod send_event;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, fut::wrap_future};
+use log::{error, warn};
+use ruma::{OwnedEventId, UserId};
+use tokio::sync::oneshot;
+use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::Identity};
+use vestibule_storage::{
+    commit::{Commit, CommitError, Stores, WriterSlot},
+    error::StorageError,
+    room::{ClientTransaction, RoomOrigin},
+};
+
+pub(crate) use self::{
+    apply::RoomChange,
+    gather::{Gathered, Lookups, Need},
+    load::{LoadError, load},
+    memory::Room,
+};
+use crate::{
+    cpu_pool::CpuPool,
+    gauges::{Gauges, RoomGauges},
+    limits::KnockLimits,
+    registry::{AskError, Rooms},
+};
+
+/// What all rooms share.
+pub(crate) struct RoomContext {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) stores: Stores,
+    pub(crate) policy: KnockPolicy,
+    pub(crate) limits: Option<KnockLimits>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) cpu: CpuPool,
+    /// Keys the hash by which states are compared; drawn at random when the program starts.
+    pub(crate) core_seed: u64,
+}
+
+/// What a turn came to.
+pub enum Turn<M: RoomMessage> {
+    /// An answer that changes nothing.
+    Answer(M::Reply),
+    /// A refusal; at most an audit row is written.
+    Refuse(M::Refusal, Box<RoomChange>),
+    /// Memory has changed; the answer goes out once the change is durable.
+    Commit(Box<RoomChange>, M::Reply),
+    /// Nothing has changed; the turn must run again with what it needs.
+    Need(Need),
+}
+
+/// A message to a room. Its file holds the decision; the shell does the rest.
+pub trait RoomMessage: Send + Sized + 'static {
+    /// The answer.
+    type Reply: Send + 'static;
+    /// Why not.
+    type Refusal: Send + 'static;
+    /// Its name in the actor stats.
+    const KIND: &'static str;
+    /// Whether the turn may change the room, so that a writer slot is reserved first.
+    const CHANGES: bool;
+
+    /// Events that are looked up in storage before the message enters the mailbox.
+    fn events_to_look_up(&self) -> Vec<OwnedEventId> {
+        Vec::new()
+    }
+
+    /// A client transaction that is looked up in storage before the message enters the mailbox.
+    fn transaction(&self) -> Option<&ClientTransaction> {
+        None
+    }
+
+    /// The user on whose behalf the message comes, for logs.
+    fn user(&self) -> Option<&UserId> {
+        None
+    }
+
+    /// Decides, and applies to memory. Runs at most [`TURNS_MAX`] times for one message, each time deciding anew.
+    fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self>;
+}
+
+/// Runs of one message's turn. Ours: looking up cited events, resolving the state before and the state after take three.
+pub const TURNS_MAX: u32 = 8;
+
+/// A message on its way, with where its answer goes.
+pub(crate) struct Ask<M: RoomMessage> {
+    pub(crate) message: M,
+    pub(crate) lookups: Lookups,
+    pub(crate) reply: oneshot::Sender<Result<M::Reply, AskError<M::Refusal>>>,
+    pub(crate) turns: u32,
+}
+
+impl<M: RoomMessage> Message for Ask<M> {
+    type Result = ();
+}
+
+/// Asks an idle actor to make room for others.
+pub(crate) struct Passivate;
+
+impl Message for Passivate {
+    type Result = ();
+}
+
+/// The actor of one room: memory, the commits in flight, and who waits for them.
+pub(crate) struct RoomActor {
+    room: Room,
+    context: Arc<RoomContext>,
+    gauges: Arc<RoomGauges>,
+    rooms: Rooms,
+    incarnation: u64,
+    idle_timeout: Duration,
+    /// The sequence number of the last commit enqueued.
+    enqueued: u64,
+    /// The sequence number of the last commit that is durable.
+    durable: u64,
+    waiting: VecDeque<Waiting>,
+    is_discarded: bool,
+}
+
+/// An answer that waits for a commit.
+struct Waiting {
+    sequence: u64,
+    answer: Box<dyn FnOnce(Result<(), CommitError>) + Send>,
+}
+
+impl RoomActor {
+    pub(crate) fn new(
+        room: Room,
+        context: Arc<RoomContext>,
+        gauges: Arc<RoomGauges>,
+        rooms: Rooms,
+        incarnation: u64,
+        idle_timeout: Duration,
+    ) -> Self {
+        Self {
+            room,
+            context,
+            gauges,
+            rooms,
+            incarnation,
+            idle_timeout,
+            enqueued: 0,
+            durable: 0,
+            waiting: VecDeque::new(),
+            is_discarded: false,
+        }
+    }
+
+    /// The whole life of a message in the room.
+    fn run<M: RoomMessage>(&mut self, mut ask: Ask<M>, slot: Option<WriterSlot>, context: &mut Context<Self>) {
+        if self.is_discarded {
+            let _ = ask.reply.send(Err(AskError::Failed));
+            return;
+        }
+        let slot = match (slot, M::CHANGES) {
+            (None, true) => match self.context.stores.writer.reserve() {
+                Ok(slot) => Some(slot),
+                Err(refusal) => {
+                    let _ = ask.reply.send(Err(refusal.into()));
+                    return;
+                }
+            },
+            (slot, _) => slot,
+        };
+        let began = self.context.clock.monotonic();
+        let turn = catch_unwind(AssertUnwindSafe(|| ask.message.turn(&mut self.room, &ask.lookups)));
+        let took = self.context.clock.monotonic().saturating_sub(began);
+        self.gauges.handled(M::KIND, took, self.context.clock.now());
+        match turn {
+            Err(_) => {
+                error!(room_id:% = self.room.room_id(), message = M::KIND; "turn panicked, room discarded");
+                let _ = ask.reply.send(Err(AskError::Failed));
+                self.discard(context);
+            }
+            Ok(Turn::Answer(reply)) => self.answer_when_durable(ask.reply, Ok(reply)),
+            Ok(Turn::Refuse(refusal, change)) => {
+                self.enqueue_if_any(*change, slot, context);
+                self.answer_when_durable(ask.reply, Err(AskError::Refused(refusal)));
+            }
+            Ok(Turn::Commit(change, reply)) => {
+                self.enqueue_if_any(*change, slot, context);
+                self.gauges.set_facts(self.room.facts());
+                self.answer_when_durable(ask.reply, Ok(reply));
+            }
+            Ok(Turn::Need(need)) => {
+                ask.turns = ask.turns.saturating_add(1);
+                if ask.turns >= TURNS_MAX {
+                    error!(room_id:% = self.room.room_id(), message = M::KIND; "turn never got what it needs");
+                    let _ = ask.reply.send(Err(AskError::Failed));
+                    return;
+                }
+                let gathering = gather::gather(self.room.gathering_place(), self.context.clone(), need);
+                let resume = wrap_future::<_, Self>(gathering).map(move |gathered, actor, context| {
+                    actor.resume(ask, slot, gathered, context);
+                });
+                // Until then the mailbox stays shut: only this room's own messages wait.
+                context.wait(resume);
+            }
+        }
+    }
+
+    fn resume<M: RoomMessage>(
+        &mut self,
+        mut ask: Ask<M>,
+        slot: Option<WriterSlot>,
+        gathered: Result<Gathered, StorageError>,
+        context: &mut Context<Self>,
+    ) {
+        match gathered {
+            Ok(gathered) => {
+                self.room.take(gathered, &mut ask.lookups);
+                self.run(ask, slot, context);
+            }
+            Err(error) => {
+                error!(room_id:% = self.room.room_id(), error:%; "cannot gather what a turn needs");
+                let _ = ask.reply.send(Err(AskError::Storage(error.into())));
+            }
+        }
+    }
+
+    fn enqueue_if_any(&mut self, change: RoomChange, slot: Option<WriterSlot>, context: &mut Context<Self>) {
+        let Some(slot) = slot else { return };
+        if change.is_empty() {
+            return;
+        }
+        self.enqueued = self.enqueued.saturating_add(1);
+        let sequence = self.enqueued;
+        let happened = change.happened().to_vec();
+        let paths = self.room.take_path_totals();
+        let commit = change.into_commit(&self.room, self.incarnation, sequence, RoomOrigin::Existing);
+        let ticket = self.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit)));
+        let durable = wrap_future::<_, Self>(ticket).map(move |outcome, actor, context| match outcome {
+            Ok(_) => {
+                for event in happened {
+                    actor.context.gauges.knock_happened(event);
+                }
+                actor.context.gauges.add_paths(paths);
+                actor.now_durable(sequence);
+            }
+            Err(error) => {
+                warn!(room_id:% = actor.room.room_id(), error:%; "commit failed, room discarded");
+                actor.fail_waiting(&error);
+                actor.discard(context);
+            }
+        });
+        context.spawn(durable);
+    }
+
+    /// The one helper through which every answer goes: it leaves once all commits that the turn saw are durable.
+    fn answer_when_durable<R: Send + 'static, F: Send + 'static>(
+        &mut self,
+        reply: oneshot::Sender<Result<R, AskError<F>>>,
+        answer: Result<R, AskError<F>>,
+    ) {
+        if self.durable == self.enqueued {
+            let _ = reply.send(answer);
+            return;
+        }
+        let answer = move |outcome: Result<(), CommitError>| {
+            let _ = reply.send(match outcome {
+                Ok(()) => answer,
+                Err(error) => Err(AskError::Storage(error)),
+            });
+        };
+        self.waiting.push_back(Waiting { sequence: self.enqueued, answer: Box::new(answer) });
+    }
+
+    fn now_durable(&mut self, sequence: u64) {
+        self.durable = self.durable.max(sequence);
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.sequence <= sequence) {
+            (waiting.answer)(Ok(()));
+        }
+    }
+
+    fn fail_waiting(&mut self, error: &CommitError) {
+        for waiting in self.waiting.drain(..) {
+            (waiting.answer)(Err(error.clone()));
+        }
+    }
+
+    /// Throws the memory away: it holds what never became durable. The next message loads the room anew.
+    fn discard(&mut self, context: &mut Context<Self>) {
+        if self.is_discarded {
+            return;
+        }
+        self.is_discarded = true;
+        let unknown = StorageError::OutcomeUnknown { reason: "the room was discarded".to_owned() };
+        self.fail_waiting(&CommitError::Storage(unknown));
+        self.rooms.discarded(self.room.room_id(), self.incarnation);
+        context.stop();
+    }
+
+    fn passivate_if_idle(&mut self, context: &mut Context<Self>) {
+        let nothing_in_flight = self.durable == self.enqueued && self.waiting.is_empty();
+        if nothing_in_flight && !self.is_discarded && self.rooms.passivated(self.room.room_id(), self.incarnation) {
+            self.is_discarded = true;
+            context.stop();
+        }
+    }
+}
+
+impl Actor for RoomActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        // The registry bounds what enters by `try_send`; the context's own bound must be the same number.
+        context.set_mailbox_capacity(self.rooms.mailbox_capacity());
+        let half = self.idle_timeout.checked_div(2).unwrap_or(self.idle_timeout).max(Duration::from_millis(10));
+        context.run_interval(half, |actor, context| {
+            let idle = actor.context.clock.now().since(actor.gauges.last_active());
+            if idle >= actor.idle_timeout {
+                actor.passivate_if_idle(context);
+            }
+        });
+    }
+}
+
+impl<M: RoomMessage> Handler<Ask<M>> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, ask: Ask<M>, context: &mut Context<Self>) {
+        self.gauges.left();
+        if ask.reply.is_closed() {
+            // The caller hung up before the turn started: nothing happens.
+            return;
+        }
+        self.run(ask, None, context);
+    }
+}
+
+impl Handler<Passivate> for RoomActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Passivate, context: &mut Context<Self>) {
+        self.passivate_if_idle(context);
+    }
+}
+

@@ -1,0 +1,62 @@
+//! Admits a signed leave: `send_leave`.
+//! May not: answer before the leave is durable.
+
+use ruma::{OwnedEventId, UserId};
+use vestibule_protocol::membership::{LeaveRefusal, handshake::SignedLeave, leave::authorize_leave};
+
+use super::{Lookups, Room, RoomChange, RoomMessage, Turn, apply::Placed, incoming::IncomingStop};
+
+/// Asks for admission.
+#[derive(Debug)]
+pub struct AdmitLeave {
+    /// The leave, structure and signatures judged.
+    pub leave: SignedLeave,
+}
+
+impl RoomMessage for AdmitLeave {
+    type Reply = ();
+    type Refusal = LeaveRefusal;
+    const KIND: &'static str = "admit_leave";
+    const CHANGES: bool = true;
+
+    fn events_to_look_up(&self) -> Vec<OwnedEventId> {
+        vec![self.leave.pdu().event_id().to_owned()]
+    }
+
+    fn user(&self) -> Option<&UserId> {
+        Some(self.leave.pdu().sender())
+    }
+
+    fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
+        let refuse = |refusal| Turn::Refuse(refusal, Box::default());
+        let event = self.leave.pdu();
+        if !room.allows(self.leave.origin()) {
+            return refuse(LeaveRefusal::ServerDenied);
+        }
+        if room.has_event(event.event_id(), lookups) {
+            return Turn::Answer(());
+        }
+        let version = room.version().clone();
+        let before = match room.judge_incoming(event, lookups, |state| authorize_leave(&version, event, state)) {
+            Ok(before) => before,
+            Err(IncomingStop::Need(need)) => return Turn::Need(need),
+            Err(IncomingStop::Refused(refusal)) => return refuse(refusal),
+            Err(IncomingStop::NotAuthorized(refusal)) => {
+                return refuse(LeaveRefusal::NotAuthorized { reason: refusal.reason });
+            }
+            Err(IncomingStop::UnknownPrevEvents(event_ids)) => {
+                return refuse(LeaveRefusal::UnknownPrevEvents { event_ids });
+            }
+            Err(IncomingStop::UnknownAuthEvents(event_ids)) => {
+                return refuse(LeaveRefusal::UnknownAuthEvents { event_ids });
+            }
+        };
+        let placement = match room.place_incoming(event, &before) {
+            Ok(placement) => placement,
+            Err(need) => return Turn::Need(need),
+        };
+        let mut change = RoomChange::default();
+        room.apply(Placed { event: event.clone(), before, placement }, None, &mut change);
+        Turn::Commit(Box::new(change), ())
+    }
+}

@@ -1,0 +1,212 @@
+//! What a turn may need from outside its memory, and how the room gets it while its mailbox is shut.
+//! May not: reach the network. What storage does not have is absent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
+use vestibule_protocol::{
+    clock::UnixMillis,
+    pdu::{Pdu, Standing},
+    room_graph::{StateNode, Unresolved},
+    room_version::RoomVersion,
+    state::{StateKey, StateMap, StateVersion, resolution::{AuthEvents, resolve}},
+};
+use vestibule_storage::{error::StorageError, room::StoredEvent};
+
+use super::RoomContext;
+
+/// Events loaded in one read while auth chains are walked. Ours.
+const AUTH_EVENTS_PER_READ: usize = 256;
+
+/// What a turn needs before it can decide.
+#[derive(Debug)]
+pub enum Need {
+    /// Events that are not in memory.
+    Events {
+        /// Those whose state before them is needed too.
+        cited: BTreeSet<OwnedEventId>,
+        /// Those that are only read.
+        read: BTreeSet<OwnedEventId>,
+    },
+    /// A state that must be resolved.
+    Resolution(Unresolved),
+}
+
+/// What was looked up in storage for one message.
+#[derive(Debug, Default)]
+pub struct Lookups {
+    events: BTreeMap<OwnedEventId, StoredEvent>,
+    absent: BTreeSet<OwnedEventId>,
+    transaction: Option<OwnedEventId>,
+    asked_at: UnixMillis,
+}
+
+impl Lookups {
+    /// Nothing looked up yet, for a message asked at this time.
+    pub(crate) fn new(asked_at: UnixMillis) -> Self {
+        Self { asked_at, ..Self::default() }
+    }
+
+    /// When the message was asked, by our wall clock. What a turn builds carries this time, so that a second run of the turn
+    /// builds the very same event.
+    pub fn asked_at(&self) -> UnixMillis {
+        self.asked_at
+    }
+
+    /// An event that storage has.
+    pub fn event(&self, event_id: &EventId) -> Option<&StoredEvent> {
+        self.events.get(event_id)
+    }
+
+    /// Storage was asked and does not have it.
+    pub fn is_absent(&self, event_id: &EventId) -> bool {
+        self.absent.contains(event_id)
+    }
+
+    /// The event that the message's client transaction made before.
+    pub fn event_of_transaction(&self) -> Option<&OwnedEventId> {
+        self.transaction.as_ref()
+    }
+
+    pub(crate) fn insert(&mut self, stored: StoredEvent) {
+        self.events.insert(stored.event.event_id().to_owned(), stored);
+    }
+
+    pub(crate) fn insert_absent(&mut self, absent: BTreeSet<OwnedEventId>) {
+        self.absent.extend(absent);
+    }
+
+    pub(crate) fn set_transaction(&mut self, event_id: Option<OwnedEventId>) {
+        self.transaction = event_id;
+    }
+}
+
+/// A picture of the room that gathering works on; it shares everything with the room's memory.
+pub(crate) struct GatheringPlace {
+    pub(super) room_id: OwnedRoomId,
+    pub(super) version: RoomVersion,
+    pub(super) current: Arc<StateNode>,
+    pub(super) recent: Vec<Arc<Pdu>>,
+}
+
+/// What came of it.
+pub(crate) enum Gathered {
+    Events { found: Vec<(StoredEvent, Option<(StateVersion, StateMap)>)>, absent: BTreeSet<OwnedEventId> },
+    Resolved { after: BTreeSet<OwnedEventId>, state: StateMap },
+}
+
+/// Fetches what a turn needs.
+///
+/// # Errors
+/// When storage fails or the states cannot be resolved; the turn is not run again then.
+pub(crate) async fn gather(
+    place: GatheringPlace,
+    context: Arc<RoomContext>,
+    need: Need,
+) -> Result<Gathered, StorageError> {
+    match need {
+        Need::Events { cited, read } => gather_events(&place, &context, cited, read).await,
+        Need::Resolution(unresolved) => gather_resolution(place, &context, unresolved).await,
+    }
+}
+
+async fn gather_events(
+    place: &GatheringPlace,
+    context: &RoomContext,
+    cited: BTreeSet<OwnedEventId>,
+    read: BTreeSet<OwnedEventId>,
+) -> Result<Gathered, StorageError> {
+    let ids: Vec<OwnedEventId> = cited.union(&read).cloned().collect();
+    let stored = context.stores.rooms.events(&place.room_id, &ids).await?;
+    let mut found = Vec::new();
+    let mut absent = BTreeSet::new();
+    for (event_id, stored) in ids.into_iter().zip(stored) {
+        match stored {
+            Some(stored) if stored.event.standing() == Standing::Accepted => {
+                let state = if cited.contains(&event_id) {
+                    let version = stored.state_before;
+                    state_at(context, &place.room_id, version, &place.current).await?.map(|state| (version, state))
+                } else {
+                    None
+                };
+                found.push((stored, state));
+            }
+            _ => {
+                absent.insert(event_id);
+            }
+        }
+    }
+    Ok(Gathered::Events { found, absent })
+}
+
+async fn gather_resolution(
+    place: GatheringPlace,
+    context: &RoomContext,
+    unresolved: Unresolved,
+) -> Result<Gathered, StorageError> {
+    let Unresolved { after, states } = unresolved;
+    let mut events = AuthEvents::default();
+    events.insert_states(&states);
+    for event in place.recent {
+        events.insert(event);
+    }
+    loop {
+        let unknown: Vec<OwnedEventId> = events.unknown(&states).into_iter().take(AUTH_EVENTS_PER_READ).collect();
+        if unknown.is_empty() {
+            break;
+        }
+        let stored = context.stores.rooms.events(&place.room_id, &unknown).await?;
+        for (event_id, stored) in unknown.into_iter().zip(stored) {
+            match stored {
+                Some(stored) => events.insert(stored.event),
+                None => events.insert_absent(event_id),
+            }
+        }
+    }
+    let version = place.version;
+    let unavailable = |reason: String| StorageError::Unavailable { reason };
+    let state = context
+        .cpu
+        .run(move || resolve(&version, &states, &events))
+        .await
+        .map_err(|error| unavailable(error.to_string()))?
+        .map_err(|error| unavailable(error.to_string()))?;
+    Ok(Gathered::Resolved { after, state })
+}
+
+/// Reads a version of the state, sharing with the current one all that is equal.
+pub(super) async fn state_at(
+    context: &RoomContext,
+    room_id: &RoomId,
+    version: StateVersion,
+    current: &StateNode,
+) -> Result<Option<StateMap>, StorageError> {
+    if version == current.version() {
+        return Ok(Some(current.state().clone()));
+    }
+    let Some(wanted) = context.stores.rooms.state_at(room_id, version).await? else {
+        return Ok(None);
+    };
+    let mut state = current.state().clone();
+    let gone: Vec<StateKey> = state.iter().map(|(key, _)| key.clone()).filter(|key| !wanted.contains_key(key)).collect();
+    for key in &gone {
+        state.remove(key);
+    }
+    let other: Vec<OwnedEventId> = wanted
+        .into_iter()
+        .filter(|((kind, key), event_id)| state.get(kind, key).is_none_or(|event| event.event_id() != event_id))
+        .map(|(_, event_id)| event_id)
+        .collect();
+    for (event_id, stored) in other.iter().zip(context.stores.rooms.events(room_id, &other).await?) {
+        match stored {
+            Some(stored) => state.insert(stored.event),
+            None => {
+                return Err(StorageError::Corrupt { what: format!("state {} of {room_id} lacks {event_id}", version.0) });
+            }
+        }
+    }
+    Ok(Some(state))
+}

@@ -1,0 +1,113 @@
+//! Events that another server signed, at our door: everything they cite must be known, every state must allow them.
+//! May not: sign anything, or store an event that a state refuses; at the door we refuse where others soft-fail.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ruma::{EventId, OwnedEventId};
+use vestibule_protocol::{
+    auth::{NotAuthorized, authorize_by_shape},
+    pdu::Pdu,
+    room_graph::{CurrentAfter, Placement, StateBefore, StateNode},
+    state::StateMap,
+};
+
+use super::{
+    gather::{Lookups, Need},
+    memory::Room,
+};
+
+/// Why an incoming event is not in the room yet, or never will be.
+#[derive(Debug)]
+pub(super) enum IncomingStop<F> {
+    /// Something must be gathered first.
+    Need(Need),
+    /// It cites events that we do not have.
+    UnknownPrevEvents(Vec<OwnedEventId>),
+    /// It is authorized by events that we do not have.
+    UnknownAuthEvents(Vec<OwnedEventId>),
+    /// It names auth events that it may not name.
+    NotAuthorized(NotAuthorized),
+    /// A state refuses it.
+    Refused(F),
+}
+
+impl Room {
+    /// Whether the event is in the room already.
+    pub(super) fn has_event(&self, event_id: &EventId, lookups: &Lookups) -> bool {
+        self.graph.recent_event(event_id).is_some() || lookups.event(event_id).is_some()
+    }
+
+    /// Judges an incoming event against its auth events, the state before it and the current state, in that order.
+    pub(super) fn judge_incoming<F>(
+        &mut self,
+        event: &Arc<Pdu>,
+        lookups: &Lookups,
+        authorize: impl Fn(&StateMap) -> Result<(), F>,
+    ) -> Result<Arc<StateNode>, IncomingStop<F>> {
+        let mut auth_events: Vec<Arc<Pdu>> = Vec::new();
+        let mut to_read: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let mut absent: Vec<OwnedEventId> = Vec::new();
+        for auth_id in event.auth_events() {
+            let known = self
+                .event_in_memory(auth_id, event)
+                .or_else(|| lookups.event(auth_id).map(|stored| stored.event.clone()));
+            match known {
+                Some(auth_event) => auth_events.push(auth_event),
+                None if lookups.is_absent(auth_id) => absent.push(auth_id.clone()),
+                None => {
+                    to_read.insert(auth_id.clone());
+                }
+            }
+        }
+        let before = match self.graph.state_before(event.prev_events()) {
+            StateBefore::Known(node) => node,
+            StateBefore::NotInMemory(ids) => {
+                let unknown: Vec<OwnedEventId> = ids.iter().filter(|id| lookups.is_absent(id)).cloned().collect();
+                if !unknown.is_empty() {
+                    return Err(IncomingStop::UnknownPrevEvents(unknown));
+                }
+                return Err(IncomingStop::Need(Need::Events { cited: ids, read: to_read }));
+            }
+            StateBefore::Unresolved(unresolved) if to_read.is_empty() => {
+                return Err(IncomingStop::Need(Need::Resolution(unresolved)));
+            }
+            StateBefore::Unresolved(_) => {
+                return Err(IncomingStop::Need(Need::Events { cited: BTreeSet::new(), read: to_read }));
+            }
+        };
+        if !to_read.is_empty() {
+            return Err(IncomingStop::Need(Need::Events { cited: BTreeSet::new(), read: to_read }));
+        }
+        if !absent.is_empty() {
+            return Err(IncomingStop::UnknownAuthEvents(absent));
+        }
+        let version = self.version().clone();
+        let find = |id: &EventId| {
+            auth_events
+                .iter()
+                .chain(self.state().create())
+                .find(|auth_event| auth_event.event_id() == id)
+                .cloned()
+        };
+        authorize_by_shape(&version, event, find).map_err(IncomingStop::NotAuthorized)?;
+        let mut state_of_auth_events: StateMap = auth_events.iter().cloned().collect();
+        if version.room_id_is_create_hash()
+            && let Some(create) = self.state().create()
+        {
+            // Implied by the room id, so never among the auth events.
+            state_of_auth_events.insert(create.clone());
+        }
+        authorize(&state_of_auth_events).map_err(IncomingStop::Refused)?;
+        authorize(before.state()).map_err(IncomingStop::Refused)?;
+        authorize(self.state()).map_err(IncomingStop::Refused)?;
+        Ok(before)
+    }
+
+    /// What becomes of the current state with a judged event.
+    pub(super) fn place_incoming(&self, event: &Arc<Pdu>, before: &Arc<StateNode>) -> Result<Placement, Need> {
+        match self.graph.place(event, before) {
+            CurrentAfter::Known(placement) => Ok(placement),
+            CurrentAfter::Unresolved(unresolved) => Err(Need::Resolution(unresolved)),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What a room's actor keeps in memory: the graph, and what is derived from its current state so that turns need no scan.
+//! May not: wait for anything.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName,
+    events::StateEventType,
+};
+use serde_json::value::RawValue;
+use vestibule_protocol::{
+    clock::UnixMillis,
+    membership::knock::PendingKnocks,
+    pdu::Pdu,
+    room_graph::{PathCounts, RoomGraph},
+    room_version::RoomVersion,
+    server_acl::ServerAcl,
+    state::{StateMap, stripped},
+    stream::TimelineOrder,
+};
+use vestibule_storage::room::{ClientTransaction, MemberCounts};
+
+use super::{
+    RoomContext,
+    gather::{Gathered, GatheringPlace, Lookups},
+};
+use crate::gauges::{PathTotals, RoomFacts};
+
+/// Client transactions that a room remembers until storage surely answers for them. Ours: far more than commits in flight.
+const TRANSACTIONS_MAX: usize = 8_192;
+
+/// What a stranger is shown of the room, prepared once per change of the state it is made from.
+#[derive(Debug)]
+pub struct ShownState {
+    /// Whole PDUs, for servers.
+    pub knock_room_state: Vec<Box<RawValue>>,
+    /// The same events with four keys each.
+    pub stripped: Vec<Box<RawValue>>,
+}
+
+/// One room in memory. Messages get it for the length of a turn.
+pub struct Room {
+    pub(super) room_id: OwnedRoomId,
+    pub(super) context: Arc<RoomContext>,
+    pub(super) graph: RoomGraph,
+    pub(super) pending: PendingKnocks,
+    pub(super) acl: ServerAcl,
+    pub(super) counts: MemberCounts,
+    pub(super) next_order: TimelineOrder,
+    shown: Option<Arc<ShownState>>,
+    transactions: BTreeMap<ClientTransaction, OwnedEventId>,
+    transaction_order: VecDeque<ClientTransaction>,
+    paths_reported: PathCounts,
+}
+
+impl Room {
+    pub(super) fn new(room_id: OwnedRoomId, context: Arc<RoomContext>, graph: RoomGraph, next_order: TimelineOrder) -> Self {
+        let mut room = Self {
+            room_id,
+            context,
+            graph,
+            pending: PendingKnocks::default(),
+            acl: ServerAcl::absent(),
+            counts: MemberCounts::default(),
+            next_order,
+            shown: None,
+            transactions: BTreeMap::new(),
+            transaction_order: VecDeque::new(),
+            paths_reported: PathCounts::default(),
+        };
+        room.compile_acl();
+        room
+    }
+
+    /// The room.
+    pub fn room_id(&self) -> &RoomId {
+        &self.room_id
+    }
+
+    /// Its version.
+    pub fn version(&self) -> &RoomVersion {
+        self.graph.version()
+    }
+
+    /// The resolved current state.
+    pub fn state(&self) -> &StateMap {
+        self.graph.current().state()
+    }
+
+    /// Whether the room's ACL lets a server take part.
+    pub fn allows(&self, server: &ServerName) -> bool {
+        self.acl.allows(server)
+    }
+
+    /// Our wall clock.
+    pub(super) fn now(&self) -> UnixMillis {
+        self.context.clock.now()
+    }
+
+    /// What a stranger is shown.
+    pub(super) fn shown(&mut self) -> Arc<ShownState> {
+        if let Some(shown) = &self.shown {
+            return shown.clone();
+        }
+        let events = stripped::shown_to_strangers(self.state());
+        let shown = Arc::new(ShownState {
+            knock_room_state: events.iter().filter_map(|event| stripped::full(event)).collect(),
+            stripped: events.iter().filter_map(|event| stripped::strip(event)).collect(),
+        });
+        self.shown = Some(shown.clone());
+        shown
+    }
+
+    pub(super) fn state_changed(&mut self, kind: &StateEventType) {
+        if *kind == StateEventType::RoomServerAcl {
+            self.compile_acl();
+        }
+        if stripped::STRIPPED_TYPES.contains(kind) {
+            self.shown = None;
+        }
+    }
+
+    fn compile_acl(&mut self) {
+        self.acl = self
+            .state()
+            .get(&StateEventType::RoomServerAcl, "")
+            .map_or_else(ServerAcl::absent, |event| ServerAcl::parse(event.content()));
+    }
+
+    pub(super) fn remember_transaction(&mut self, transaction: ClientTransaction, event_id: OwnedEventId) {
+        if self.transactions.insert(transaction.clone(), event_id).is_none() {
+            self.transaction_order.push_back(transaction);
+        }
+        while self.transaction_order.len() > TRANSACTIONS_MAX {
+            if let Some(oldest) = self.transaction_order.pop_front() {
+                self.transactions.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn event_of_transaction(&self, transaction: &ClientTransaction) -> Option<&OwnedEventId> {
+        self.transactions.get(transaction)
+    }
+
+    /// An accepted event that memory holds: recent, or part of the current state.
+    pub(super) fn event_in_memory(&self, event_id: &EventId, wanted_by: &Pdu) -> Option<Arc<Pdu>> {
+        if let Some(event) = self.graph.recent_event(event_id) {
+            return Some(event.clone());
+        }
+        // What an event is authorized by stands in few places of the state; no need to search all of it.
+        let state = self.state();
+        let places = [
+            state.create(),
+            state.get(&StateEventType::RoomPowerLevels, ""),
+            state.get(&StateEventType::RoomJoinRules, ""),
+            state.member(wanted_by.sender()),
+        ];
+        places.into_iter().flatten().find(|event| event.event_id() == event_id).cloned()
+    }
+
+    /// What the state says, for the stats.
+    pub(crate) fn facts(&self) -> RoomFacts {
+        RoomFacts {
+            room_version: self.version().id().clone(),
+            join_rule: self.state().join_rule().map(|rule| rule.to_string()),
+            members: self.counts,
+            pending_knocks: u64::try_from(self.pending.len()).unwrap_or(u64::MAX),
+            forward_extremities: u64::try_from(self.graph.extremity_count()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Which paths decided current states since this was last asked.
+    pub(super) fn take_path_totals(&mut self) -> PathTotals {
+        let counts = self.graph.path_counts();
+        let before = std::mem::replace(&mut self.paths_reported, counts);
+        PathTotals {
+            linear: counts.linear.saturating_sub(before.linear),
+            short: counts.short.saturating_sub(before.short),
+            full: counts.full.saturating_sub(before.full),
+        }
+    }
+
+    pub(super) fn gathering_place(&self) -> GatheringPlace {
+        GatheringPlace {
+            room_id: self.room_id.clone(),
+            version: self.version().clone(),
+            current: self.graph.current().clone(),
+            recent: self.graph.recent_events().cloned().collect(),
+        }
+    }
+
+    /// Takes what was gathered outside the turn.
+    pub(super) fn take(&mut self, gathered: Gathered, lookups: &mut Lookups) {
+        match gathered {
+            Gathered::Events { found, absent } => {
+                for (stored, state) in found {
+                    if let Some((version, state)) = state {
+                        let node = self.graph.node_from_storage(version, 0, &state);
+                        self.graph.remember(stored.event.clone(), node);
+                    }
+                    lookups.insert(stored);
+                }
+                lookups.insert_absent(absent);
+            }
+            Gathered::Resolved { after, state } => {
+                self.graph.supply(after, &state);
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `GET`, `PUT /_matrix/client/v3/user/{userId}/account_data/{type}` and the same under `/rooms/{roomId}`.
+//! May not: let clients set what the server keeps by other ways.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#client-config>
+
+use actix_web::{HttpResponse, http::StatusCode, web};
+use ruma::{OwnedRoomId, RoomId, api::error::ErrorCode};
+use serde_json::{Map, Value, json};
+use vestibule_storage::accounts::AccountChange;
+
+use super::{commit::commit, json_body::JsonBody, own_path::check_own, paths::each, pushrules::push_rules_content};
+use crate::{
+    error::MatrixError,
+    extract::{Caller, PathArguments},
+    state::App,
+};
+
+/// Longest type of account data in bytes, as for all events.
+const KIND_BYTES_MAX: usize = 255;
+
+/// Largest content in bytes. Ours: twice what an event may have, since lists of direct chats and of ignored users grow.
+const CONTENT_BYTES_MAX: usize = 128 * 1024;
+
+/// What has endpoints of its own.
+const KEPT_OTHERWISE: [&str; 2] = [FULLY_READ, PUSH_RULES];
+const FULLY_READ: &str = "m.fully_read";
+const PUSH_RULES: &str = "m.push_rules";
+
+/// Mounts the endpoints.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(web::resource(each("/user/{user_id}/account_data/{type}")).get(get_global).put(put_global))
+        .service(
+            web::resource(each("/user/{user_id}/rooms/{room_id}/account_data/{type}")).get(get_of_room).put(put_of_room),
+        );
+}
+
+async fn get_global(caller: Caller, path: PathArguments, app: web::Data<App>) -> Result<HttpResponse, MatrixError> {
+    check_own(&caller, &path)?;
+    if path.get(1) == PUSH_RULES {
+        return Ok(HttpResponse::Ok().json(push_rules_content(&caller.user_id)));
+    }
+    get(&app, &caller, None, path.get(1)).await
+}
+
+async fn get_of_room(caller: Caller, path: PathArguments, app: web::Data<App>) -> Result<HttpResponse, MatrixError> {
+    check_own(&caller, &path)?;
+    get(&app, &caller, Some(path.parse(1, "room id")?), path.get(2)).await
+}
+
+async fn put_global(
+    caller: Caller,
+    path: PathArguments,
+    app: web::Data<App>,
+    JsonBody(content): JsonBody<Map<String, Value>>,
+) -> Result<HttpResponse, MatrixError> {
+    check_own(&caller, &path)?;
+    put(&app, caller, None, path.get(1), content).await
+}
+
+async fn put_of_room(
+    caller: Caller,
+    path: PathArguments,
+    app: web::Data<App>,
+    JsonBody(content): JsonBody<Map<String, Value>>,
+) -> Result<HttpResponse, MatrixError> {
+    check_own(&caller, &path)?;
+    let room_id: &RoomId = path.parse(1, "room id")?;
+    put(&app, caller, Some(room_id.to_owned()), path.get(2), content).await
+}
+
+async fn get(app: &App, caller: &Caller, room_id: Option<&RoomId>, kind: &str) -> Result<HttpResponse, MatrixError> {
+    let row = app.stores.accounts.account_data(&caller.user_id, room_id, kind).await?;
+    let row = row.ok_or_else(|| MatrixError::not_found("no such account data"))?;
+    Ok(HttpResponse::Ok().content_type("application/json").body(row.content))
+}
+
+async fn put(
+    app: &App,
+    caller: Caller,
+    room_id: Option<OwnedRoomId>,
+    kind: &str,
+    content: Map<String, Value>,
+) -> Result<HttpResponse, MatrixError> {
+    check_kind(kind)?;
+    let content = Value::Object(content).to_string();
+    if content.len() > CONTENT_BYTES_MAX {
+        return Err(MatrixError::too_large("account data has 128 KiB at most"));
+    }
+    let change = AccountChange::PutAccountData { user_id: caller.user_id, room_id, kind: kind.to_owned(), content };
+    commit(&app.stores, vec![change]).await?;
+    Ok(HttpResponse::Ok().json(json!({})))
+}
+
+fn check_kind(kind: &str) -> Result<(), MatrixError> {
+    if KEPT_OTHERWISE.contains(&kind) {
+        let words = format!("{kind} cannot be set here");
+        return Err(MatrixError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadJson, words));
+    }
+    if kind.is_empty() || kind.len() > KIND_BYTES_MAX {
+        return Err(MatrixError::invalid_param("a type of account data has 1 to 255 bytes"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_bounded_and_two_are_the_servers() {
+        for (kind, status) in
+            [("m.direct", None), ("org.example.é", None), ("m.fully_read", Some(405)), ("m.push_rules", Some(405)), ("", Some(400))]
+        {
+            assert_eq!(check_kind(kind).err().map(|error| error.status.as_u16()), status, "{kind}");
+        }
+        assert_eq!(check_kind(&"k".repeat(256)).unwrap_err().status, 400);
+    }
+}

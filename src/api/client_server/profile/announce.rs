@@ -1,0 +1,81 @@
+//! Tells the rooms of a user about a new display name or avatar.
+//! May not: fail a request because a room did not want to hear it.
+
+use actix_web::web;
+use futures_util::{StreamExt, stream};
+use ruma::{CanonicalJsonObject, OwnedRoomId, OwnedUserId, UserId, events::room::member::MembershipState};
+use vestibule_actors::MembershipChange;
+use vestibule_storage::error::StorageError;
+
+use crate::{
+    client_server::{
+        member_content::profile_content,
+        rooms_membership::{WantedChange, change_membership},
+    },
+    extract::ClientAddress,
+    state::App,
+};
+
+/// Rooms told at once: one user's new name must not fill the writer's slots.
+const ROOMS_AT_ONCE: usize = 4;
+
+/// Rounds through the rooms. A profile that changes faster than that is told by the request that changed it last.
+const ROUNDS_MAX: usize = 3;
+
+/// Sends the member events, and returns when all rooms have answered. Goes on when the caller hangs up.
+pub async fn announce(app: web::Data<App>, user_id: OwnedUserId, address: ClientAddress) {
+    let telling = actix_web::rt::spawn(async move {
+        if let Err(error) = tell_all(&app, &user_id, address).await {
+            log::error!(user_id:%, error:%; "a profile change was not told to all rooms");
+        }
+    });
+    if telling.await.is_err() {
+        log::error!("telling rooms of a profile change broke off");
+    }
+}
+
+/// Two requests may tell the same rooms side by side, and the older name arrive last. So whoever finishes looks again, and
+/// starts over when the profile is not what it told.
+async fn tell_all(app: &App, user_id: &UserId, address: ClientAddress) -> Result<(), StorageError> {
+    let mut told: Option<CanonicalJsonObject> = None;
+    for _ in 0..ROUNDS_MAX {
+        let profile = profile_content(&*app.stores.accounts, user_id).await?;
+        if told.as_ref() == Some(&profile) {
+            break;
+        }
+        let rooms = joined_rooms(app, user_id).await?;
+        stream::iter(rooms)
+            .for_each_concurrent(ROOMS_AT_ONCE, |room_id| tell_one(app, user_id, room_id, address))
+            .await;
+        told = Some(profile);
+    }
+    Ok(())
+}
+
+async fn joined_rooms(app: &App, user_id: &UserId) -> Result<Vec<OwnedRoomId>, StorageError> {
+    let memberships = app.stores.rooms.memberships_of(user_id).await?;
+    let joined = memberships.into_iter().filter(|membership| membership.membership == MembershipState::Join);
+    Ok(joined.map(|membership| membership.room_id).collect())
+}
+
+async fn tell_one(app: &App, user_id: &UserId, room_id: OwnedRoomId, address: ClientAddress) {
+    // Whoever left since the list was made must not be joined again by a new name.
+    let membership = app.stores.rooms.membership(user_id, &room_id).await;
+    let is_still_joined =
+        matches!(membership, Ok(Some(membership)) if membership.membership == MembershipState::Join);
+    if !is_still_joined {
+        return;
+    }
+    let wanted = WantedChange {
+        sender: user_id.to_owned(),
+        room_id: &room_id,
+        target: user_id.to_owned(),
+        change: MembershipChange::Join,
+        // Filled with the profile as it is by then.
+        content: CanonicalJsonObject::new(),
+        address,
+    };
+    if let Err(error) = change_membership(app, wanted).await {
+        log::debug!(room_id:%, error:%; "a room did not take a new profile");
+    }
+}

@@ -1,0 +1,258 @@
+//! `GET /_matrix/client/v3/sync`: what is new for a user, waiting for it if there is nothing.
+//! May not: lose a change. The position is read first, everything else as of it or later; what came later is told again
+//! by the next sync rather than skipped.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync>
+
+mod account_data;
+mod answer;
+mod room_news;
+mod state_delta;
+mod stripped_room;
+mod summary;
+
+use std::time::Duration;
+
+use actix_web::{HttpResponse, web, web::Data};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ruma::{
+    OwnedRoomId,
+    api::client::{
+        filter::FilterDefinition,
+        sync::sync_events::{self, v3::Filter},
+    },
+    events::room::member::MembershipState,
+};
+use serde::Deserialize;
+use tokio::time::Instant;
+use vestibule_protocol::stream::{StreamPosition, SyncToken};
+use vestibule_storage::{error::StorageError, room::UserMembership};
+
+use self::{
+    account_data::RoomAccountData,
+    answer::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Rooms, StateForm, SyncAnswer},
+    room_news::Wants,
+    stripped_room::stripped_room,
+};
+use super::{event_filter::room_passes, paths::each};
+use crate::{
+    error::MatrixError,
+    extract::{Caller, Ruma},
+    state::App,
+};
+
+/// How long a sync waits for news at most. Ours: clients ask for 30 s; proxies cut connections at 60 s or later.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// Rooms read at once for one sync. Ours: enough to hide the latency of a read, few enough to leave room for others.
+const ROOMS_AT_ONCE: usize = 8;
+
+/// Times a sync is begun anew because a membership changed while it read. Ours; after that the change is told twice.
+const FRESH_READS_MAX: usize = 3;
+
+/// Mounts the endpoint.
+pub fn routes(config: &mut web::ServiceConfig) {
+    for path in each("/sync") {
+        config.service(web::resource(path).get(sync));
+    }
+}
+
+/// What clients of before Matrix 1.16 say for `use_state_after`.
+#[derive(Deserialize)]
+struct UnstableQuery {
+    #[serde(rename = "org.matrix.msc4222.use_state_after", default)]
+    use_state_after: bool,
+}
+
+/// What one sync asks for.
+struct Asked {
+    since: Option<StreamPosition>,
+    filter: FilterDefinition,
+    full_state: bool,
+    /// The token names a position that this server has not reached: the client saw a life of it that was lost (a backup was
+    /// restored). It gets everything, as if it had no token.
+    is_fresh_start: bool,
+    state_form: StateForm,
+}
+
+async fn sync(
+    caller: Caller,
+    app: Data<App>,
+    unstable: web::Query<UnstableQuery>,
+    Ruma(request): Ruma<sync_events::v3::Request>,
+) -> Result<HttpResponse, MatrixError> {
+    let deadline = Instant::now() + request.timeout.unwrap_or_default().min(TIMEOUT_MAX);
+    let asked = asked(&app, &caller, &unstable, request).await?;
+    // Who starts, or wants everything, is answered at once.
+    let waits = asked.since.is_some() && !asked.full_state;
+    loop {
+        let rooms = joined_rooms(&app, &caller).await?;
+        // From here on every change wakes; only then is storage read.
+        let mut watch = app.notifier.watch(&caller.user_id, &rooms);
+        let answer = collected(&app, &caller, &asked).await?;
+        let is_over = !waits || !answer.is_empty() || Instant::now() >= deadline;
+        if is_over || tokio::time::timeout_at(deadline, watch.changed()).await.is_err() {
+            return Ok(HttpResponse::Ok().json(answer));
+        }
+    }
+}
+
+async fn asked(
+    app: &App,
+    caller: &Caller,
+    unstable: &UnstableQuery,
+    request: sync_events::v3::Request,
+) -> Result<Asked, MatrixError> {
+    let token = request.since.as_deref().map(str::parse::<SyncToken>).transpose();
+    let token = token.map_err(|error| MatrixError::invalid_param(format!("since: {error}")))?;
+    let is_fresh_start = token.is_some_and(|token| token.0 > app.stores.stream.position());
+    let filter = match request.filter {
+        None => FilterDefinition::default(),
+        Some(Filter::FilterDefinition(filter)) => filter,
+        Some(Filter::FilterId(filter_id)) => stored_filter(app, caller, &filter_id).await?,
+        Some(_) => return Err(MatrixError::invalid_param("filter")),
+    };
+    let state_form = match (request.use_state_after, unstable.use_state_after) {
+        (true, _) => StateForm::AfterTimeline,
+        (false, true) => StateForm::AfterTimelineUnstable,
+        (false, false) => StateForm::BeforeTimeline,
+    };
+    Ok(Asked {
+        since: token.filter(|_| !is_fresh_start).map(|token| token.0),
+        filter,
+        full_state: request.full_state,
+        is_fresh_start,
+        state_form,
+    })
+}
+
+async fn stored_filter(app: &App, caller: &Caller, filter_id: &str) -> Result<FilterDefinition, MatrixError> {
+    let stored = app.stores.accounts.filter(&caller.user_id, filter_id).await?;
+    let stored = stored.ok_or_else(|| MatrixError::invalid_param("filter is neither JSON nor the id of a filter"))?;
+    serde_json::from_str(&stored).map_err(|error| MatrixError::invalid_param(format!("filter: {error}")))
+}
+
+async fn joined_rooms(app: &App, caller: &Caller) -> Result<Vec<OwnedRoomId>, StorageError> {
+    let memberships = app.stores.rooms.memberships_of(&caller.user_id).await?;
+    let joined = memberships.into_iter().filter(|membership| membership.membership == MembershipState::Join);
+    Ok(joined.map(|membership| membership.room_id).collect())
+}
+
+/// Everything that is new, without waiting.
+async fn collected(app: &App, caller: &Caller, asked: &Asked) -> Result<SyncAnswer, StorageError> {
+    let (until, memberships) = settled_memberships(app, caller).await?;
+    let mut data = account_data::since(app, caller, asked.since, until, &asked.filter).await?;
+    let wants = Wants {
+        rooms: &*app.stores.rooms,
+        caller,
+        filter: &asked.filter.room,
+        since: asked.since,
+        until,
+        full_state: asked.full_state,
+        is_fresh_start: asked.is_fresh_start,
+        state_form: asked.state_form,
+        now: app.clock.now(),
+    };
+    let tasks: Vec<_> = memberships
+        .into_iter()
+        .filter(|membership| is_wanted(&asked.filter, membership))
+        .map(|membership| {
+            let account_data = data.of_rooms.remove(&membership.room_id).unwrap_or_default();
+            news_of(&wants, membership, account_data)
+        })
+        .collect();
+    let news: Vec<(OwnedRoomId, News)> = stream::iter(tasks).buffered(ROOMS_AT_ONCE).try_collect().await?;
+
+    let mut answer = SyncAnswer::nothing_new(SyncToken(until).to_string());
+    answer.account_data = data.global;
+    answer.rooms = sorted(news);
+    Ok(answer)
+}
+
+/// A position, and memberships that are not newer: otherwise a room could be told with a membership that the next sync, by
+/// the position, tells again.
+async fn settled_memberships(
+    app: &App,
+    caller: &Caller,
+) -> Result<(StreamPosition, Vec<UserMembership>), StorageError> {
+    let mut reads = 0;
+    loop {
+        let until = app.stores.stream.position();
+        let memberships = app.stores.rooms.memberships_of(&caller.user_id).await?;
+        reads += 1;
+        let is_settled = memberships.iter().all(|membership| membership.position <= until);
+        if is_settled || reads >= FRESH_READS_MAX {
+            return Ok((until, memberships));
+        }
+    }
+}
+
+fn is_wanted(filter: &FilterDefinition, membership: &UserMembership) -> bool {
+    // Only what was left can be forgotten; whoever came back has not.
+    let is_gone = matches!(membership.membership, MembershipState::Leave | MembershipState::Ban);
+    !(membership.forgotten && is_gone) && room_passes(filter.room.rooms.as_deref(), &filter.room.not_rooms, &membership.room_id)
+}
+
+/// What is told of one room.
+enum News {
+    None,
+    Joined(Box<JoinedRoom>),
+    Invited(InvitedRoom),
+    Knocked(KnockedRoom),
+    Left(Box<LeftRoom>),
+}
+
+async fn news_of(
+    wants: &Wants<'_>,
+    membership: UserMembership,
+    account_data: RoomAccountData,
+) -> Result<(OwnedRoomId, News), StorageError> {
+    let is_new = wants.since.is_none_or(|since| wants.full_state || membership.position > since);
+    let news = match &membership.membership {
+        MembershipState::Join => {
+            let room = wants.joined(&membership, account_data).await?;
+            room.map_or(News::None, |room| News::Joined(Box::new(room)))
+        }
+        MembershipState::Invite if is_new => {
+            News::Invited(InvitedRoom { invite_state: stripped_room(wants.rooms, &membership).await? })
+        }
+        MembershipState::Knock if is_new => {
+            News::Knocked(KnockedRoom { knock_state: stripped_room(wants.rooms, &membership).await? })
+        }
+        MembershipState::Leave | MembershipState::Ban if tells_leaving(wants, &membership) => {
+            News::Left(Box::new(wants.left(&membership).await?))
+        }
+        _ => News::None,
+    };
+    Ok((membership.room_id, news))
+}
+
+/// Leaving is told once. Who has no token is told of left rooms on request only, unless the client may think it is in them.
+fn tells_leaving(wants: &Wants<'_>, membership: &UserMembership) -> bool {
+    match wants.since {
+        Some(since) => membership.position > since,
+        None => wants.filter.include_leave || wants.is_fresh_start,
+    }
+}
+
+fn sorted(news: Vec<(OwnedRoomId, News)>) -> Rooms {
+    let mut rooms = Rooms::default();
+    for (room_id, news) in news {
+        match news {
+            News::None => {}
+            News::Joined(room) => {
+                rooms.join.insert(room_id, *room);
+            }
+            News::Invited(room) => {
+                rooms.invite.insert(room_id, room);
+            }
+            News::Knocked(room) => {
+                rooms.knock.insert(room_id, room);
+            }
+            News::Left(room) => {
+                rooms.leave.insert(room_id, *room);
+            }
+        }
+    }
+    rooms
+}

@@ -1,0 +1,212 @@
+//! What every request passes before its handler and after it: the listener's areas, browsers' rules, the cap on
+//! connections, panics, and errors that frameworks make.
+//! May not: look into bodies, authenticate, or know single endpoints.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use actix_web::{
+    Error, HttpRequest, HttpResponse, ResponseError as _,
+    body::{BodySize, BoxBody, EitherBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    error::InternalError,
+    http::{
+        Method, StatusCode,
+        header::{
+            ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION,
+            HeaderMap, HeaderValue,
+        },
+    },
+    middleware::Next,
+    web::Data,
+};
+use futures_util::FutureExt as _;
+
+use crate::{
+    error::MatrixError,
+    extract::ClientAddress,
+    listener::{Area, Serves},
+    state::App,
+};
+
+/// Connections that one address may have open. Source: SECURITY T20.
+pub const CONNECTIONS_BY_ADDRESS_MAX: usize = 64;
+
+/// What each listening address serves, by the address that it was bound to.
+/// Known once all are bound, before the first request.
+#[derive(Debug, Default)]
+pub struct ServedAt(OnceLock<BTreeMap<SocketAddr, BTreeSet<Serves>>>);
+
+impl ServedAt {
+    /// Says it, once; a second time changes nothing.
+    pub fn set(&self, served_at: BTreeMap<SocketAddr, BTreeSet<Serves>>) {
+        let _first_wins = self.0.set(served_at);
+    }
+
+    fn get(&self, bound: &SocketAddr) -> Option<&BTreeSet<Serves>> {
+        self.0.get()?.get(bound)
+    }
+}
+
+/// Counts the open connections of each address.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+}
+
+/// One connection, counted for its address from its first request to its end.
+#[derive(Debug, Default)]
+pub struct ConnectionPlace {
+    taken: RefCell<Option<CountedConnection>>,
+}
+
+#[derive(Debug)]
+struct CountedConnection {
+    connections: Connections,
+    address: IpAddr,
+    is_within_cap: bool,
+}
+
+impl Connections {
+    fn enter(&self, address: IpAddr) -> CountedConnection {
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = by_address.entry(address).or_default();
+        *open = open.saturating_add(1);
+        let is_within_cap = *open <= CONNECTIONS_BY_ADDRESS_MAX;
+        CountedConnection { connections: self.clone(), address, is_within_cap }
+    }
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        let mut by_address = self.connections.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = by_address.get_mut(&self.address) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The outermost layer of the application.
+///
+/// # Errors
+/// Answers of its own come as errors that carry the whole response, since a panic leaves no request to answer to.
+pub async fn pass<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let Some(app) = request.app_data::<Data<App>>().cloned() else {
+        return Err(MatrixError::internal().into());
+    };
+    app.vitals.count_request();
+    let area = Area::of(request.match_info().unprocessed()).filter(|area| is_served_here(&request, *area));
+    let is_open_to_browsers = area.is_some_and(Area::is_open_to_browsers);
+    let early_answer = match area {
+        None => Some(MatrixError::unrecognized_path().error_response()),
+        Some(_) if is_open_to_browsers && request.method() == Method::OPTIONS => Some(HttpResponse::Ok().finish()),
+        Some(_) if !is_within_cap(&request, &app) => Some(too_many_connections()),
+        Some(_) => None,
+    };
+    if let Some(mut response) = early_answer {
+        count_if_limited(&app, response.status());
+        if is_open_to_browsers {
+            open_to_browsers(response.headers_mut());
+        }
+        return Ok(request.into_response(response).map_into_right_body());
+    }
+    let handled = AssertUnwindSafe(async { next.call(request).await }).catch_unwind().await;
+    let mut response = match handled {
+        Ok(Ok(response)) => with_matrix_body(response),
+        Ok(Err(error)) => return Err(carrying(error.error_response(), is_open_to_browsers)),
+        Err(_) => {
+            app.vitals.count_panic();
+            log::error!("a request ended in a panic");
+            return Err(carrying(MatrixError::internal().error_response(), is_open_to_browsers));
+        }
+    };
+    count_if_limited(&app, response.status());
+    if is_open_to_browsers {
+        open_to_browsers(response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// What no route matches: a path that has other methods, or no path at all.
+pub async fn unmatched(request: HttpRequest) -> HttpResponse {
+    let path_exists = request.resource_map().has_resource(request.match_info().as_str());
+    let error =
+        if path_exists { MatrixError::unrecognized_method() } else { MatrixError::unrecognized_path() };
+    error.error_response()
+}
+
+fn count_if_limited(app: &App, status: StatusCode) {
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        app.vitals.count_limited();
+    }
+}
+
+/// Judged by the address that the listener was bound to, which no header can change.
+fn is_served_here(request: &ServiceRequest, area: Area) -> bool {
+    let served_at = request.app_data::<Data<ServedAt>>();
+    let serves = served_at.and_then(|served_at| served_at.get(&request.app_config().local_addr()));
+    serves.is_some_and(|serves| area.is_served(serves))
+}
+
+/// The cap on connections of one address. Proxies that the operator trusts speak for many and are exempt.
+fn is_within_cap(request: &ServiceRequest, app: &App) -> bool {
+    let Some(peer) = request.peer_addr().map(|address| address.ip().to_canonical()) else { return true };
+    let is_trusted = app.settings.trusted_proxies.iter().any(|network| network.contains(&peer));
+    if !app.limits.enabled || is_trusted {
+        return true;
+    }
+    let Some(connections) = request.app_data::<Data<Connections>>() else { return true };
+    let Some(place) = request.request().conn_data::<ConnectionPlace>() else { return true };
+    let mut taken = place.taken.borrow_mut();
+    taken.get_or_insert_with(|| connections.enter(ClientAddress(peer).for_limits().0)).is_within_cap
+}
+
+fn too_many_connections() -> HttpResponse {
+    let mut response = MatrixError::limit_exceeded(crate::rate_limit::HOLD_MAX).error_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Errors that actix makes by itself have no body; ours always have one.
+fn with_matrix_body<B: MessageBody + 'static>(response: ServiceResponse<B>) -> ServiceResponse<EitherBody<B>> {
+    let is_bare = matches!(response.response().body().size(), BodySize::None | BodySize::Sized(0));
+    let error = match response.status() {
+        StatusCode::METHOD_NOT_ALLOWED if is_bare => MatrixError::unrecognized_method(),
+        StatusCode::NOT_FOUND if is_bare => MatrixError::unrecognized_path(),
+        _ => return response.map_into_left_body(),
+    };
+    let answer: HttpResponse<BoxBody> = error.error_response();
+    response.into_response(answer).map_into_right_body()
+}
+
+/// An error whose response is `response` and nothing else.
+fn carrying(mut response: HttpResponse, is_open_to_browsers: bool) -> Error {
+    if is_open_to_browsers {
+        open_to_browsers(response.headers_mut());
+    }
+    InternalError::from_response("answered by the door", response).into()
+}
+
+/// Spec: <https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients>
+fn open_to_browsers(headers: &mut HeaderMap) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"),
+    );
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"),
+    );
+}

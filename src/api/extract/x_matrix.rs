@@ -1,0 +1,93 @@
+//! The calling server: its `Authorization: X-Matrix` lines, parsed to the letter and verified by the keyring.
+//! May not: decide with a decoded or rebuilt target; what is verified is the target as it stood on the request line.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#request-authentication>
+
+mod header;
+
+use std::{future::Future, pin::Pin};
+
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::{Method, header::AUTHORIZATION},
+    web::Data,
+};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
+use vestibule_actors::SourceNetwork;
+use vestibule_federation::keyring::{self, SignedRequest};
+use vestibule_protocol::canonical_json;
+
+pub use self::header::{Credentials, HeaderError};
+use super::{
+    ClientAddress,
+    body::{self, EVENT_BODY_BYTES_MAX},
+};
+use crate::{error::MatrixError, state::App};
+
+/// A request that its origin has signed for us.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// The calling server.
+    pub origin: OwnedServerName,
+    /// The body, if there is one; `PUT` and `POST` always have one.
+    pub body: Option<CanonicalJsonObject>,
+    /// The network that the request came from.
+    pub network: SourceNetwork,
+}
+
+impl Signed {
+    /// The body of an endpoint that has one.
+    ///
+    /// # Errors
+    /// 400 `M_NOT_JSON`.
+    pub fn into_body(self) -> Result<CanonicalJsonObject, MatrixError> {
+        self.body.ok_or_else(|| MatrixError::not_json("there is no body"))
+    }
+
+    async fn of_request(request: HttpRequest, payload: Payload) -> Result<Self, MatrixError> {
+        let app = request.app_data::<Data<App>>().ok_or_else(MatrixError::internal)?;
+        let bytes = body::read(&request, payload, EVENT_BODY_BYTES_MAX).await?;
+        let has_body = [Method::PUT, Method::POST].contains(request.method()) || !bytes.is_empty();
+        let content = if has_body { Some(canonical_json::parse_object(&bytes)?) } else { None };
+        let credentials = credentials(&request).map_err(MatrixError::unauthorized)?;
+        if app.settings.denied_servers.holds(&credentials.origin) {
+            return Err(MatrixError::forbidden("this server does not deal with yours"));
+        }
+        let address = ClientAddress::of_request(&request, &app.settings.trusted_proxies);
+        let content = content.map(CanonicalJsonValue::Object);
+        let signed = SignedRequest {
+            method: request.method().as_str(),
+            uri: request.uri().path_and_query().map_or("/", |target| target.as_str()),
+            origin: &credentials.origin,
+            destination: credentials.destination.as_deref(),
+            content: content.as_ref(),
+            signatures: &credentials.signatures,
+        };
+        let payer = keyring::SourceNetwork::of(address.0);
+        app.keyring.verify_request(&signed, payer, app.clock.now()).await.map_err(|error| {
+            log::debug!(origin:% = credentials.origin, error:%; "request not authenticated");
+            MatrixError::from(error)
+        })?;
+        app.limits.hold_request_of(&credentials.origin, &*app.clock).await?;
+        let body = match content {
+            Some(CanonicalJsonValue::Object(object)) => Some(object),
+            _ => None,
+        };
+        Ok(Self { origin: credentials.origin, body, network: SourceNetwork::of(address.0) })
+    }
+}
+
+/// All lines of the header, as bytes: text that is no ASCII is the parser's to refuse.
+fn credentials(request: &HttpRequest) -> Result<Credentials, HeaderError> {
+    Credentials::parse(request.headers().get_all(AUTHORIZATION).map(|value| value.as_bytes()))
+}
+
+impl FromRequest for Signed {
+    type Error = MatrixError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, MatrixError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        Box::pin(Self::of_request(request.clone(), payload.take()))
+    }
+}

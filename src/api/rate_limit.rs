@@ -1,0 +1,188 @@
+//! The rates of this API: who may ask how often, and who is held back a moment instead of being turned away.
+//! May not: change caps or sizes when rates are switched off, or limit knocks in a room; the room's turn does that.
+
+use std::{future::Future, hash::Hash, time::Duration};
+
+use ruma::{OwnedServerName, OwnedUserId, ServerName};
+use tokio::sync::Semaphore;
+use vestibule_actors::limits::{Buckets, Rate, RetryAfter};
+use vestibule_protocol::clock::Clock;
+
+use crate::{error::MatrixError, extract::ClientAddress};
+
+/// How long another server's request over a rate is held before it gets 429. Source: DESIGN 3.12.
+pub const HOLD_MAX: Duration = Duration::from_secs(5);
+
+/// Requests held at once. Source: DESIGN 3.12.
+pub const HELD_MAX: usize = 256;
+
+/// Subjects remembered by each bucket. Ours: about 1 MiB each when full.
+const SUBJECTS_MAX: usize = 10_000;
+
+/// The configured rates of the buckets that live here.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// `false` switches all rates off, never caps or sizes.
+    pub enabled: bool,
+    /// Federation requests of one server, of all kinds.
+    pub requests_by_origin: Rate,
+    /// Alias and profile look-ups of one server.
+    pub queries_by_origin: Rate,
+    /// Log-in attempts from one address.
+    pub logins_by_address: Rate,
+    /// Failed log-in attempts at one account.
+    pub failed_logins_by_user: Rate,
+    /// Registrations from one address.
+    pub registrations_by_address: Rate,
+    /// Events sent by one of our users.
+    pub messages_by_user: Rate,
+    /// Rooms made by one of our users.
+    pub rooms_by_user: Rate,
+    /// Joins of one of our users.
+    pub joins_by_user: Rate,
+    /// Invites sent by one of our users.
+    pub invites_by_user: Rate,
+    /// Wrong tokens on an admin listener from one address.
+    pub failed_admin_tokens_by_address: Rate,
+}
+
+/// One kind of rate: a bucket for each subject, or none when rates are off.
+pub struct Limit<K> {
+    buckets: Option<Buckets<K>>,
+}
+
+impl<K: Eq + Hash + Clone> Limit<K> {
+    fn new(enabled: bool, rate: Rate) -> Self {
+        Self { buckets: enabled.then(|| Buckets::new(rate, SUBJECTS_MAX)) }
+    }
+
+    /// Takes one token of the subject.
+    ///
+    /// # Errors
+    /// 429 `M_LIMIT_EXCEEDED` with the time until there is one; nothing was taken.
+    pub fn take(&self, subject: &K, clock: &dyn Clock) -> Result<(), MatrixError> {
+        self.try_take(subject, clock).map_err(MatrixError::limit_exceeded)
+    }
+
+    /// Looks whether there is a token, and takes none.
+    ///
+    /// # Errors
+    /// As [`Limit::take`].
+    pub fn peek(&self, subject: &K, clock: &dyn Clock) -> Result<(), MatrixError> {
+        let Some(buckets) = &self.buckets else { return Ok(()) };
+        buckets.peek(subject, clock.monotonic()).map_err(|RetryAfter(pause)| MatrixError::limit_exceeded(pause))
+    }
+
+    fn try_take(&self, subject: &K, clock: &dyn Clock) -> Result<(), Duration> {
+        let Some(buckets) = &self.buckets else { return Ok(()) };
+        buckets.take(subject, clock.monotonic()).map_err(|RetryAfter(pause)| pause)
+    }
+}
+
+/// All rates, and the places for held requests.
+pub struct Limits {
+    /// Whether rates are on; the cap on connections of one address goes with them.
+    pub enabled: bool,
+    requests_by_origin: Limit<OwnedServerName>,
+    queries_by_origin: Limit<OwnedServerName>,
+    /// Log-in attempts from one address.
+    pub logins_by_address: Limit<ClientAddress>,
+    /// Failed log-in attempts at one account: peek before, take after a failure.
+    pub failed_logins_by_user: Limit<OwnedUserId>,
+    /// Registrations from one address.
+    pub registrations_by_address: Limit<ClientAddress>,
+    /// Events sent by one of our users.
+    pub messages_by_user: Limit<OwnedUserId>,
+    /// Rooms made by one of our users.
+    pub rooms_by_user: Limit<OwnedUserId>,
+    /// Joins of one of our users.
+    pub joins_by_user: Limit<OwnedUserId>,
+    /// Invites sent by one of our users.
+    pub invites_by_user: Limit<OwnedUserId>,
+    /// Wrong tokens on an admin listener from one address: peek before, take after a failure.
+    pub failed_admin_tokens_by_address: Limit<ClientAddress>,
+    held: Semaphore,
+}
+
+impl Limits {
+    /// Full buckets.
+    pub fn new(rates: Rates) -> Self {
+        let on = rates.enabled;
+        Self {
+            enabled: on,
+            requests_by_origin: Limit::new(on, rates.requests_by_origin),
+            queries_by_origin: Limit::new(on, rates.queries_by_origin),
+            logins_by_address: Limit::new(on, rates.logins_by_address),
+            failed_logins_by_user: Limit::new(on, rates.failed_logins_by_user),
+            registrations_by_address: Limit::new(on, rates.registrations_by_address),
+            messages_by_user: Limit::new(on, rates.messages_by_user),
+            rooms_by_user: Limit::new(on, rates.rooms_by_user),
+            joins_by_user: Limit::new(on, rates.joins_by_user),
+            invites_by_user: Limit::new(on, rates.invites_by_user),
+            failed_admin_tokens_by_address: Limit::new(on, rates.failed_admin_tokens_by_address),
+            held: Semaphore::new(HELD_MAX),
+        }
+    }
+
+    /// Lets a server's request in, at once or after a hold.
+    ///
+    /// # Errors
+    /// 429 when the hold would be longer than [`HOLD_MAX`], or [`HELD_MAX`] are held already.
+    pub async fn hold_request_of(&self, origin: &ServerName, clock: &dyn Clock) -> Result<(), MatrixError> {
+        self.hold_for(&self.requests_by_origin, origin, clock).await
+    }
+
+    /// As [`Limits::hold_request_of`], for look-ups of aliases and profiles.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn hold_query_of(&self, origin: &ServerName, clock: &dyn Clock) -> Result<(), MatrixError> {
+        self.hold_for(&self.queries_by_origin, origin, clock).await
+    }
+
+    async fn hold_for(
+        &self,
+        limit: &Limit<OwnedServerName>,
+        origin: &ServerName,
+        clock: &dyn Clock,
+    ) -> Result<(), MatrixError> {
+        let origin = origin.to_owned();
+        let attempt = async || limit.try_take(&origin, clock);
+        self.hold_until(clock, attempt, |pause| Some(*pause)).await.map_err(MatrixError::limit_exceeded)
+    }
+
+    /// Attempts, and while `pause_of` says that the refusal is a matter of time, waits that time and attempts again.
+    ///
+    /// # Errors
+    /// The last refusal, when it is final, when waiting on would pass [`HOLD_MAX`], or when [`HELD_MAX`] are held already.
+    pub async fn hold_until<T, E, F>(
+        &self,
+        clock: &dyn Clock,
+        mut attempt: impl FnMut() -> F,
+        pause_of: impl Fn(&E) -> Option<Duration>,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let deadline = clock.monotonic().saturating_add(HOLD_MAX);
+        let mut place = None;
+        loop {
+            let refusal = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(refusal) => refusal,
+            };
+            let Some(pause) = pause_of(&refusal) else { return Err(refusal) };
+            if clock.monotonic().saturating_add(pause) > deadline {
+                return Err(refusal);
+            }
+            if place.is_none() {
+                match self.held.try_acquire() {
+                    Ok(permit) => place = Some(permit),
+                    Err(_) => return Err(refusal),
+                }
+            }
+            // At least a millisecond, so that a pause of zero cannot spin.
+            tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The handles that handlers get, and the settings they go by.
+//! May not: hold room state or make decisions; handlers ask through these handles.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use ipnet::IpNet;
+use ruma::{OwnedServerName, OwnedServerSigningKeyId, RoomVersionId, ServerName};
+use tokio::sync::watch;
+use vestibule_actors::{Rooms, SyncNotifier};
+use vestibule_federation::keyring::Keyring;
+use vestibule_protocol::{
+    clock::{Clock, UnixMillis},
+    server_acl::Glob,
+    signing::Identity,
+};
+use vestibule_storage::commit::Stores;
+
+use crate::{client_server::register::nonces::Nonces, cpu_pool::CpuPool, rate_limit::Limits};
+
+/// Everything a handler may use. Shared by all workers; handlers take `web::Data<App>`.
+pub struct App {
+    /// Our name and key.
+    pub identity: Arc<Identity>,
+    /// Keys that we signed with before: public half and the moment until which they count.
+    pub old_keys: BTreeMap<OwnedServerSigningKeyId, OldKey>,
+    /// The door to the rooms.
+    pub rooms: Rooms,
+    /// Readers, and the sink for changes of accounts.
+    pub stores: Stores,
+    /// Other servers' keys.
+    pub keyring: Keyring,
+    /// Wakes those who wait in `/sync`.
+    pub notifier: SyncNotifier,
+    /// Wall clock and monotonic clock.
+    pub clock: Arc<dyn Clock>,
+    /// Bytes that nobody can guess.
+    pub randomness: Arc<dyn Randomness>,
+    /// What is configured.
+    pub settings: ApiSettings,
+    /// Buckets and holds.
+    pub limits: Limits,
+    /// Where work over about a millisecond runs (argon2).
+    pub cpu: CpuPool,
+    /// Nonces given out for registration with the shared secret; start with the default.
+    pub registration_nonces: Nonces,
+    /// What the server tells about itself besides the rooms' gauges.
+    pub vitals: Vitals,
+}
+
+impl App {
+    /// Our server name.
+    pub fn server_name(&self) -> &ServerName {
+        self.identity.server_name()
+    }
+
+    /// Whether the name is ours, compared as the specification says: byte by byte.
+    pub fn is_ours(&self, server: &ServerName) -> bool {
+        server == self.identity.server_name()
+    }
+}
+
+/// A key that we signed with before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OldKey {
+    /// The public half.
+    pub public_key: [u8; 32],
+    /// Last moment for which it verifies our events.
+    pub expired: UnixMillis,
+}
+
+/// Bytes that nobody can guess: the operating system's in production, seeded ones in tests.
+pub trait Randomness: Send + Sync {
+    /// Fills the whole buffer.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// The part of the configuration that requests depend on.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// Networks whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Base URL under `/.well-known/matrix/client`; `None`: 404.
+    pub well_known_client: Option<String>,
+    /// Host and port under `/.well-known/matrix/server`; `None`: 404.
+    pub well_known_server: Option<OwnedServerName>,
+    /// Anybody may register.
+    pub open_registration: bool,
+    /// Enables `/_synapse/admin/v1/register`.
+    pub registration_shared_secret: Option<HiddenText>,
+    /// Servers that we do not deal with.
+    pub denied_servers: DeniedServers,
+    /// Version of rooms whose maker names none.
+    pub default_room_version: RoomVersionId,
+    /// Longest reason of our own users' knocks, in bytes.
+    pub knock_reason_bytes_max: usize,
+    /// The bearer token of the admin listeners.
+    pub admin_token: HiddenText,
+}
+
+/// Server names that the operator denies, as globs over names without port, in either case.
+#[derive(Clone, Debug, Default)]
+pub struct DeniedServers {
+    globs: Vec<Glob>,
+}
+
+impl DeniedServers {
+    /// Compiles the configured patterns.
+    pub fn parse<P: AsRef<str>>(patterns: &[P]) -> Self {
+        Self { globs: patterns.iter().map(|pattern| Glob::parse(pattern.as_ref())).collect() }
+    }
+
+    /// Whether the server is denied.
+    pub fn holds(&self, server: &ServerName) -> bool {
+        let host = server.host().to_ascii_lowercase();
+        self.globs.iter().any(|glob| glob.matches(&host))
+    }
+}
+
+/// Text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HiddenText(String);
+
+impl HiddenText {
+    /// Hides it from `Debug`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text. For comparing, never for showing.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HiddenText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("HiddenText(…)")
+    }
+}
+
+/// What the server tells about its own life: `/ready`, `/metrics`.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    is_ready: AtomicBool,
+    stop: watch::Sender<bool>,
+    panics: AtomicU64,
+    requests: AtomicU64,
+    limited: AtomicU64,
+}
+
+impl Vitals {
+    /// Said by the program once all listeners accept, and taken back when it shuts down.
+    pub fn set_ready(&self, is_ready: bool) {
+        self.is_ready.store(is_ready, Ordering::Release);
+    }
+
+    /// The program shuts down: not ready any more, and whoever waits in a long poll answers now.
+    pub fn begin_stop(&self) {
+        self.set_ready(false);
+        self.stop.send_replace(true);
+    }
+
+    /// Resolves when the program shuts down, at once if it does already. For long polls.
+    pub async fn stopping(&self) {
+        let mut stop = self.stop.subscribe();
+        // The sender lives in `self`, so waiting cannot end in any other way.
+        let _stopped = stop.wait_for(|stops| *stops).await.is_ok();
+    }
+
+    /// Whether new requests are welcome.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    /// A request ended in a panic.
+    pub fn count_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that ended in a panic.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// A request came in.
+    pub fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// A request was answered with 429.
+    pub fn count_limited(&self) {
+        self.limited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests answered with 429 so far.
+    pub fn limited(&self) -> u64 {
+        self.limited.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denied_servers_match_without_port_and_case() {
+        let denied = DeniedServers::parse(&["evil.test", "*.bad.test", "10.0.0.?"]);
+        let name = |text: &str| OwnedServerName::try_from(text).unwrap();
+        for server in ["evil.test", "EVIL.test:8448", "a.bad.test", "10.0.0.1:80"] {
+            assert!(denied.holds(&name(server)), "{server}");
+        }
+        for server in ["notevil.test", "evil.test.org", "bad.test", "10.0.0.11"] {
+            assert!(!denied.holds(&name(server)), "{server}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_in_debug_text() {
+        assert!(!format!("{:?}", HiddenText::new("s3cret")).contains("s3cret"));
+    }
+}

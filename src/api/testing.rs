@@ -1,0 +1,358 @@
+//! What tests of this crate share: the application over the reference store, a scripted peer, and a clock that follows
+//! the runtime's, so that paused time is virtual time.
+//! May not: be compiled into the program.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::{
+    Error,
+    body::{MessageBody, to_bytes},
+    dev::{Service, ServiceFactory, ServiceRequest, ServiceResponse},
+    http::{Method, header::AUTHORIZATION},
+    test::TestRequest,
+    web::Data,
+};
+use futures_util::future::BoxFuture;
+use ruma::{
+    CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, OwnedUserId, RoomVersionId, ServerName,
+};
+use serde_json::{Value, json};
+use vestibule_actors::{CreateRoom, InitialEvent, Rooms, RoomsOptions, SyncNotifier, limits::Rate};
+use vestibule_federation::{
+    client::RemoteError,
+    keyring::{KeySource, Keyring, KeyringSettings},
+};
+use vestibule_protocol::{
+    clock::{Clock, UnixMillis},
+    membership::knock::KnockPolicy,
+    pdu::checks::event_id_of,
+    room_version::RoomVersion,
+    signing::{Identity, SigningKey},
+};
+use vestibule_storage::{
+    accounts::{AccountChange, Device, User},
+    commit::Commit,
+    memory::MemoryStorage,
+    server_keys::StoredServerKeys,
+};
+
+use crate::{
+    cpu_pool::CpuPool,
+    door::{Connections, ServedAt},
+    extract::access_token::hash_token,
+    listener::Serves,
+    rate_limit::{Limits, Rates},
+    state::{ApiSettings, App, DeniedServers, HiddenText, Randomness, Vitals},
+};
+
+/// When tests begin.
+pub(crate) const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
+
+pub(crate) const ADMIN_TOKEN: &str = "the-admin-token";
+
+/// Where actix's test services think they listen.
+const TEST_LISTENER: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
+
+/// Follows the runtime's clock, paused or not.
+pub(crate) struct RuntimeClock(tokio::time::Instant);
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> UnixMillis {
+        NOW.plus(self.monotonic())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+struct Zeroes;
+
+impl Randomness for Zeroes {
+    fn fill(&self, bytes: &mut [u8]) {
+        bytes.fill(0);
+    }
+}
+
+/// No server answers: peers' keys are in the store, or nowhere.
+struct SilentServers;
+
+impl KeySource for SilentServers {
+    fn server_keys<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<CanonicalJsonObject, RemoteError>> {
+        Box::pin(async { Err(RemoteError::Connect { detail: "refused".to_owned() }) })
+    }
+
+    fn notary_keys<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a ServerName,
+        _: &'a [OwnedServerSigningKeyId],
+        _: UnixMillis,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<CanonicalJsonObject, RemoteError>> {
+        Box::pin(async { Err(RemoteError::Connect { detail: "refused".to_owned() }) })
+    }
+}
+
+/// The server `us.test` with everything behind it.
+pub(crate) struct World {
+    pub(crate) app: Data<App>,
+    pub(crate) connections: Data<Connections>,
+}
+
+pub(crate) fn rates(enabled: bool) -> Rates {
+    let rate = Rate { per_second: 1.0, burst: 3.0 };
+    Rates {
+        enabled,
+        requests_by_origin: Rate { per_second: 1.0, burst: 20.0 },
+        queries_by_origin: rate,
+        logins_by_address: rate,
+        failed_logins_by_user: rate,
+        registrations_by_address: rate,
+        messages_by_user: rate,
+        rooms_by_user: rate,
+        joins_by_user: rate,
+        invites_by_user: rate,
+        failed_admin_tokens_by_address: Rate { per_second: 0.083, burst: 5.0 },
+    }
+}
+
+impl World {
+    /// Without rates, nothing well-known.
+    pub(crate) fn new() -> Self {
+        Self::with(rates(false), |_| {})
+    }
+
+    pub(crate) fn with(rates: Rates, change: impl FnOnce(&mut ApiSettings)) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(tokio::time::Instant::now()));
+        let notifier = SyncNotifier::default();
+        let stores = MemoryStorage::with_listener(Arc::new(notifier.clone())).stores();
+        let identity = Arc::new(identity("us.test", 1));
+        let pool = vestibule_actors::CpuPool::new(1);
+        let rooms = Rooms::new(RoomsOptions {
+            identity: identity.clone(),
+            clock: clock.clone(),
+            stores: stores.clone(),
+            policy: KnockPolicy {
+                repeat_after: Duration::from_secs(3600),
+                max_pending_per_room: 3,
+                max_pending_per_origin_in_room: 2,
+            },
+            rates: None,
+            cpu: pool.clone(),
+            arbiters: vec![actix_rt::Arbiter::current()],
+            mailbox_capacity: 16,
+            live_max: 100,
+            idle_timeout: Duration::from_secs(60),
+            core_seed: 1,
+        });
+        let keyring = Keyring::new(
+            identity.clone(),
+            KeyringSettings::default(),
+            Arc::new(SilentServers),
+            stores.server_keys.clone(),
+            clock.clone(),
+        );
+        let mut settings = ApiSettings {
+            trusted_proxies: Vec::new(),
+            well_known_client: None,
+            well_known_server: None,
+            open_registration: false,
+            registration_shared_secret: None,
+            denied_servers: DeniedServers::default(),
+            default_room_version: RoomVersionId::V12,
+            knock_reason_bytes_max: 512,
+            admin_token: HiddenText::new(ADMIN_TOKEN),
+        };
+        change(&mut settings);
+        let app = App {
+            identity,
+            old_keys: BTreeMap::new(),
+            rooms,
+            stores,
+            keyring,
+            notifier,
+            clock,
+            randomness: Arc::new(Zeroes),
+            settings,
+            limits: Limits::new(rates),
+            cpu: CpuPool::sharing(pool),
+            registration_nonces: Default::default(),
+            vitals: Vitals::default(),
+        };
+        Self { app: Data::new(app), connections: Data::new(Connections::default()) }
+    }
+
+    /// The application as a listener of these kinds has it.
+    pub(crate) fn application(
+        &self,
+        kinds: &[Serves],
+    ) -> actix_web::App<
+        impl ServiceFactory<
+            ServiceRequest,
+            Config = (),
+            Response = ServiceResponse<impl MessageBody>,
+            Error = Error,
+            InitError = (),
+        >,
+    > {
+        crate::application(self.app.clone(), served_at(kinds), self.connections.clone())
+    }
+
+    /// Puts a peer's keys where the keyring finds them.
+    pub(crate) async fn know(&self, peer: &Peer) {
+        let key = peer.identity.key();
+        let keys = StoredServerKeys {
+            server_name: peer.identity.server_name().to_owned(),
+            verify_keys: BTreeMap::from([(key.key_id().to_owned(), key.public_key_base64().encode())]),
+            old_verify_keys: BTreeMap::new(),
+            valid_until_ts: NOW.plus(Duration::from_hours(48)).0,
+            fetched_at_ms: NOW.0,
+            signed_json: "{}".to_owned(),
+        };
+        self.app.stores.server_keys.store(keys).await.unwrap();
+    }
+
+    /// Makes a user with an access token.
+    pub(crate) async fn user(&self, localpart: &str, is_admin: bool, token: &str) -> OwnedUserId {
+        let user_id: OwnedUserId = format!("@{localpart}:us.test").try_into().unwrap();
+        let user = User {
+            user_id: user_id.clone(),
+            password_hash: None,
+            is_admin,
+            is_deactivated: false,
+            created_at: NOW,
+            profile: BTreeMap::from([("displayname".to_owned(), json!(localpart).to_string())]),
+        };
+        let device = Device {
+            user_id: user_id.clone(),
+            device_id: "DEVICE".into(),
+            display_name: None,
+            token_hash: hash_token(token),
+            created_at: NOW,
+        };
+        self.change(vec![AccountChange::CreateUser(user), AccountChange::PutDevice(device)]).await;
+        user_id
+    }
+
+    pub(crate) async fn change(&self, changes: Vec<AccountChange>) {
+        let writer = &self.app.stores.writer;
+        let slot = writer.reserve().unwrap();
+        writer.enqueue(slot, Commit::Accounts(changes)).await.unwrap();
+    }
+
+    /// Makes a room of `@owner:us.test`.
+    pub(crate) async fn room(&self, version: RoomVersionId, join_rule: &str, more: &[(&str, Value)]) -> OwnedRoomId {
+        let creator: OwnedUserId = "@owner:us.test".try_into().unwrap();
+        let hash_is_id = RoomVersion::lookup(&version).unwrap().room_id_is_create_hash();
+        let mut state = vec![("m.room.join_rules", json!({ "join_rule": join_rule }))];
+        state.extend(more.iter().map(|(kind, content)| (*kind, content.clone())));
+        let initial = state.into_iter().map(|(kind, content)| InitialEvent {
+            sender: creator.clone(),
+            kind: kind.into(),
+            state_key: Some(String::new()),
+            content: object(content),
+        });
+        let request = CreateRoom {
+            creator: creator.clone(),
+            room_version: version,
+            room_id: (!hash_is_id).then(|| "!room:us.test".try_into().unwrap()),
+            create_content: CanonicalJsonObject::new(),
+            creator_content: CanonicalJsonObject::new(),
+            initial: initial.collect(),
+        };
+        self.app.rooms.create(request).await.unwrap()
+    }
+
+    /// How often a knock was refused for a reason.
+    pub(crate) fn refused(&self, reason: &str) -> u64 {
+        self.app.rooms.gauges().totals().knocks.refused.get(reason).copied().unwrap_or(0)
+    }
+}
+
+pub(crate) fn served_at(kinds: &[Serves]) -> Data<ServedAt> {
+    let served_at = ServedAt::default();
+    let kinds: BTreeSet<Serves> = kinds.iter().copied().collect();
+    served_at.set(BTreeMap::from([(SocketAddr::from(TEST_LISTENER), kinds)]));
+    Data::new(served_at)
+}
+
+pub(crate) fn identity(server: &str, seed: u8) -> Identity {
+    let name: OwnedServerName = server.try_into().unwrap();
+    Identity::new(name, SigningKey::from_seed("k1", &[seed; 32]).unwrap())
+}
+
+pub(crate) fn object(json: Value) -> CanonicalJsonObject {
+    serde_json::from_value(json).unwrap()
+}
+
+/// Another server, which signs what it sends.
+pub(crate) struct Peer {
+    pub(crate) identity: Identity,
+}
+
+impl Peer {
+    pub(crate) fn new(server: &str, seed: u8) -> Self {
+        Self { identity: identity(server, seed) }
+    }
+
+    /// The header for a request to `destination`.
+    pub(crate) fn authorization(&self, method: &Method, uri: &str, destination: &str, body: Option<&Value>) -> String {
+        let origin = self.identity.server_name();
+        let mut signed =
+            json!({ "method": method.as_str(), "uri": uri, "origin": origin, "destination": destination });
+        if let Some(body) = body {
+            signed["content"] = body.clone();
+        }
+        let key = self.identity.key();
+        let signature = key.sign_bytes(serde_json::to_string(&object(signed)).unwrap().as_bytes());
+        let signature = ruma::serde::Base64::<ruma::serde::base64::Standard>::new(signature.to_vec());
+        let key_id = key.key_id();
+        format!(r#"X-Matrix origin="{origin}",destination="{destination}",key="{key_id}",sig="{signature}""#)
+    }
+
+    pub(crate) fn get(&self, uri: &str) -> TestRequest {
+        let authorization = self.authorization(&Method::GET, uri, "us.test", None);
+        TestRequest::get().uri(uri).insert_header((AUTHORIZATION, authorization))
+    }
+
+    pub(crate) fn put(&self, uri: &str, body: &Value) -> TestRequest {
+        let authorization = self.authorization(&Method::PUT, uri, "us.test", Some(body));
+        TestRequest::put().uri(uri).insert_header((AUTHORIZATION, authorization)).set_payload(body.to_string())
+    }
+
+    /// Hashes and signs an event; its id and its JSON.
+    pub(crate) fn sign(&self, event: Value, version: RoomVersionId) -> (String, Value) {
+        let version = RoomVersion::lookup(&version).unwrap();
+        let mut event = object(event);
+        self.identity.hash_and_sign(&mut event, version.rules()).unwrap();
+        let event_id = event_id_of(&event, &version).unwrap();
+        (event_id.to_string(), serde_json::to_value(&event).unwrap())
+    }
+}
+
+/// Status and JSON of an answer; `null` for an empty body.
+pub(crate) async fn ask<S, R, B>(service: &S, request: R) -> (u16, Value)
+where
+    S: Service<R, Response = ServiceResponse<B>, Error = Error>,
+    B: MessageBody,
+{
+    let (status, body) = match service.call(request).await {
+        Ok(response) => (response.status(), to_bytes(response.into_body()).await.ok().unwrap()),
+        Err(error) => {
+            let response = error.error_response();
+            (response.status(), to_bytes(response.into_body()).await.unwrap())
+        }
+    };
+    let json = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+    (status.as_u16(), json)
+}

@@ -1,0 +1,404 @@
+//! Requests to other servers: signed or not, with a capped reply and one deadline over everything.
+//! May not: retry, follow redirects, or pass on more of a foreign error than its facts.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#request-authentication>
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use ruma::{
+    CanonicalJsonObject, ServerName,
+    api::{
+        error::ErrorCode,
+        federation::authentication::{XMatrix, XMatrixSigningInput},
+    },
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::time::timeout;
+use vestibule_protocol::{canonical_json, signing::Identity};
+
+use crate::{
+    discovery::{Discovery, DiscoveryError},
+    egress::{EgressError, Transport},
+};
+
+/// Bytes of a key document or a notary's answer. Source: SECURITY T21.
+pub const KEYS_REPLY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a `make_knock` answer. Source: SECURITY T21.
+pub const MAKE_KNOCK_REPLY_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of a `send_knock` answer. Source: SECURITY T21.
+pub const SEND_KNOCK_REPLY_BYTES_MAX: usize = 1024 * 1024;
+
+/// What we call ourselves in `User-Agent`.
+pub const USER_AGENT: &str = concat!("Vestibule/", env!("CARGO_PKG_VERSION"));
+
+/// Characters kept of a peer's error text. It is for logs and admins, never for our users. Ours.
+const ERROR_TEXT_CHARS_MAX: usize = 256;
+
+/// How much of a peer a request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of body accepted, counted as they arrive.
+    pub reply_bytes_max: usize,
+    /// Time for discovery, connection, request and whole reply together.
+    pub deadline: Duration,
+}
+
+/// One request, not yet addressed.
+#[derive(Clone, Debug)]
+pub struct ServerRequest {
+    /// The HTTP method.
+    pub method: Method,
+    /// Path and query, percent-encoded, from `/_matrix/…`. Signed and sent exactly so.
+    pub path_and_query: String,
+    /// The JSON text of the body, if the request has one.
+    pub body: Option<Bytes>,
+    /// Whether our signature goes with it.
+    pub authentication: Authentication,
+}
+
+/// How a request says who sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// With an X-Matrix header signed by our key.
+    Signed,
+    /// Not at all: key and version endpoints.
+    Anonymous,
+}
+
+/// A reply with a 2xx status.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The body, at most as long as the limits allow.
+    pub body: Bytes,
+}
+
+/// What a server said instead of doing what we asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// The status, never 2xx.
+    pub status: StatusCode,
+    /// The Matrix error code, if the body carried one.
+    pub errcode: Option<ErrorCode>,
+    /// The start of the peer's own words. Not trustworthy.
+    pub error: String,
+    /// How long it asks us to wait.
+    pub retry_after: Option<Duration>,
+}
+
+/// Why a server did not do what we asked. None of these is a failure of ours.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum RemoteError {
+    /// The destination is this server.
+    #[error("the destination is this server itself")]
+    DestinationIsUs,
+    /// The request cannot be written or signed; the caller built it wrongly.
+    #[error("unfit request: {detail}")]
+    UnfitRequest {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The name leads nowhere.
+    #[error("no way to the server: {0}")]
+    NoAddress(DiscoveryError),
+    /// The server's addresses or port are ones that we do not connect to.
+    #[error("the server's addresses are in denied ranges, or its port is reserved")]
+    AddressDenied,
+    /// Nobody took the connection.
+    #[error("could not connect: {detail}")]
+    Connect {
+        /// The system's words.
+        detail: String,
+    },
+    /// The server did not prove its name.
+    #[error("TLS handshake refused: {detail}")]
+    Tls {
+        /// The TLS library's words.
+        detail: String,
+    },
+    /// No complete reply in time. The server may have done what we asked.
+    #[error("no complete reply before the deadline")]
+    Timeout,
+    /// The reply is longer than allowed. The server may have done what we asked.
+    #[error("reply larger than {bytes_max} bytes")]
+    ReplyTooLarge {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The connection broke or what came is not HTTP. The server may have done what we asked.
+    #[error("broken exchange: {detail}")]
+    Broken {
+        /// The HTTP library's words.
+        detail: String,
+    },
+    /// A 2xx reply whose body is not the JSON it has to be.
+    #[error("reply is not the expected JSON: {detail}")]
+    NotJson {
+        /// The parser's words.
+        detail: String,
+    },
+    /// Any status but 2xx.
+    #[error("refused with {} {}", .0.status, .0.errcode.as_ref().map_or("", AsRef::as_ref))]
+    Refused(Box<Refusal>),
+}
+
+/// Makes requests to other servers in our name.
+#[derive(Clone)]
+pub struct Client {
+    identity: Arc<Identity>,
+    discovery: Discovery,
+    transport: Arc<dyn Transport>,
+}
+
+impl ServerRequest {
+    /// A signed `GET`.
+    pub fn get(path_and_query: impl Into<String>) -> Self {
+        Self {
+            method: Method::GET,
+            path_and_query: path_and_query.into(),
+            body: None,
+            authentication: Authentication::Signed,
+        }
+    }
+
+    /// A signed `PUT` of a JSON text.
+    pub fn put(path_and_query: impl Into<String>, body: impl Into<Bytes>) -> Self {
+        Self {
+            method: Method::PUT,
+            body: Some(body.into()),
+            ..Self::get(path_and_query)
+        }
+    }
+
+    /// A signed `POST` of a JSON text.
+    pub fn post(path_and_query: impl Into<String>, body: impl Into<Bytes>) -> Self {
+        Self {
+            method: Method::POST,
+            body: Some(body.into()),
+            ..Self::get(path_and_query)
+        }
+    }
+
+    /// The same request without our signature.
+    pub fn anonymous(self) -> Self {
+        Self {
+            authentication: Authentication::Anonymous,
+            ..self
+        }
+    }
+}
+
+impl Reply {
+    /// The body as `T`.
+    ///
+    /// # Errors
+    /// [`RemoteError::NotJson`].
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, RemoteError> {
+        serde_json::from_slice(&self.body).map_err(|error| RemoteError::NotJson {
+            detail: error.to_string(),
+        })
+    }
+
+    /// The body as an object of canonical JSON, which is what signatures are about.
+    ///
+    /// # Errors
+    /// [`RemoteError::NotJson`], also for floats, doubled keys and other text with two readings.
+    pub fn canonical_object(&self) -> Result<CanonicalJsonObject, RemoteError> {
+        canonical_json::parse_object(&self.body).map_err(|error| RemoteError::NotJson {
+            detail: error.to_string(),
+        })
+    }
+}
+
+impl Client {
+    /// A client that speaks as `identity`.
+    pub fn new(
+        identity: Arc<Identity>,
+        discovery: Discovery,
+        transport: Arc<dyn Transport>,
+    ) -> Self {
+        Self {
+            identity,
+            discovery,
+            transport,
+        }
+    }
+
+    /// Sends `request` to `destination` and waits for the whole reply.
+    ///
+    /// Sent at most once. Dropping the future gives the request up; the server may have acted on it.
+    ///
+    /// # Errors
+    /// [`RemoteError`]; any status outside 2xx is [`RemoteError::Refused`].
+    pub async fn request(
+        &self,
+        destination: &ServerName,
+        request: ServerRequest,
+        limits: Limits,
+    ) -> Result<Reply, RemoteError> {
+        if destination == self.identity.server_name() {
+            return Err(RemoteError::DestinationIsUs);
+        }
+        let request = self.write(destination, request)?;
+        let exchange = async {
+            let route = self
+                .discovery
+                .route(destination)
+                .await
+                .map_err(RemoteError::NoAddress)?;
+            let exchange =
+                self.transport
+                    .exchange(&route, request, limits.reply_bytes_max, limits.deadline);
+            exchange.await.map_err(RemoteError::from)
+        };
+        let outcome = timeout(limits.deadline, exchange)
+            .await
+            .unwrap_or(Err(RemoteError::Timeout));
+        if outcome.as_ref().is_err_and(RemoteError::is_about_the_route) {
+            self.discovery.forget(destination);
+        }
+        let response = outcome?;
+        if response.status().is_success() {
+            return Ok(Reply {
+                status: response.status(),
+                body: response.into_body(),
+            });
+        }
+        let refusal = Refusal::read(response.status(), response.headers(), response.body());
+        Err(RemoteError::Refused(Box::new(refusal)))
+    }
+
+    fn write(
+        &self,
+        destination: &ServerName,
+        request: ServerRequest,
+    ) -> Result<Request<Bytes>, RemoteError> {
+        let mut builder = Request::builder()
+            .method(request.method)
+            .uri(&request.path_and_query)
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT, "application/json");
+        if request.body.is_some() {
+            builder = builder.header(header::CONTENT_TYPE, "application/json");
+        }
+        let mut written = builder
+            .body(request.body.unwrap_or_default())
+            .map_err(RemoteError::unfit)?;
+        // The parser of URIs drops what no request line may hold; then what we sign would not be what was asked for.
+        let is_exact = written
+            .uri()
+            .path_and_query()
+            .is_some_and(|kept| *kept == *request.path_and_query);
+        if !is_exact {
+            return Err(RemoteError::unfit("the target is no path with query"));
+        }
+        if request.authentication == Authentication::Signed {
+            let authorization = self.authorization(destination, &written)?;
+            written
+                .headers_mut()
+                .insert(header::AUTHORIZATION, authorization);
+        }
+        Ok(written)
+    }
+
+    /// The header in the form that every peer reads: all values quoted, one space, no blanks (SPEC 4.2).
+    fn authorization(
+        &self,
+        destination: &ServerName,
+        request: &Request<Bytes>,
+    ) -> Result<HeaderValue, RemoteError> {
+        let input = XMatrixSigningInput::new(
+            self.identity.server_name().to_owned(),
+            destination.to_owned(),
+            self.identity.key().key_pair(),
+        );
+        let signed = XMatrix::sign_http_request(request, input).map_err(RemoteError::unfit)?;
+        let text = format!(
+            r#"{} origin="{}",destination="{destination}",key="{}",sig="{}""#,
+            XMatrix::AUTH_SCHEME,
+            signed.origin,
+            signed.key,
+            signed.sig,
+        );
+        HeaderValue::from_str(&text).map_err(RemoteError::unfit)
+    }
+}
+
+impl RemoteError {
+    fn unfit(error: impl std::fmt::Display) -> Self {
+        Self::UnfitRequest {
+            detail: error.to_string(),
+        }
+    }
+
+    /// Whether looking for the server anew may help.
+    fn is_about_the_route(&self) -> bool {
+        matches!(
+            self,
+            Self::AddressDenied
+                | Self::Connect { .. }
+                | Self::Tls { .. }
+                | Self::Timeout
+                | Self::Broken { .. }
+        )
+    }
+}
+
+impl From<EgressError> for RemoteError {
+    fn from(error: EgressError) -> Self {
+        match error {
+            EgressError::NoAddress => Self::Connect {
+                detail: error.to_string(),
+            },
+            EgressError::AddressDenied | EgressError::PortDenied { .. } => Self::AddressDenied,
+            EgressError::Connect { detail } => Self::Connect { detail },
+            EgressError::Tls { detail } => Self::Tls { detail },
+            EgressError::Timeout => Self::Timeout,
+            EgressError::ReplyTooLarge { bytes_max } => Self::ReplyTooLarge { bytes_max },
+            EgressError::Broken { detail } => Self::Broken { detail },
+        }
+    }
+}
+
+impl Refusal {
+    fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        #[derive(Default, Deserialize)]
+        struct ErrorBody {
+            errcode: Option<String>,
+            error: Option<String>,
+            retry_after_ms: Option<u64>,
+        }
+        let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
+        let header_s = headers
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = header_s
+            .map(Duration::from_secs)
+            .or(body.retry_after_ms.map(Duration::from_millis));
+        let errcode = body
+            .errcode
+            .filter(|code| code.chars().count() <= ERROR_TEXT_CHARS_MAX)
+            .map(|code| ErrorCode::from(code.as_str()));
+        let error = body
+            .error
+            .unwrap_or_default()
+            .chars()
+            .take(ERROR_TEXT_CHARS_MAX)
+            .collect();
+        Self {
+            status,
+            errcode,
+            error,
+            retry_after,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! Who may be in which membership: the decisions of the handshakes and of the client API.
+//! May not: be asked with anything but states that the room's actor holds; nothing is loaded or awaited here.
+
+pub mod change;
+pub mod handshake;
+pub mod knock;
+pub mod leave;
+#[cfg(test)]
+mod rule_table;
+
+use std::time::Duration;
+
+use ruma::{OwnedEventId, RoomVersionId, room::JoinRuleKind};
+use thiserror::Error;
+
+use crate::clock::UnixMillis;
+
+/// Why the body of a `send_knock` or `send_leave` is refused before the room is asked.
+///
+/// Source of order and statuses: SPEC 2.6.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum HandshakeRefusal {
+    /// The event is larger than 65,536 bytes.
+    #[error("the event is too large")]
+    TooLarge,
+    /// Its content is larger than [`handshake::HANDSHAKE_CONTENT_BYTES_MAX`].
+    #[error("the content is too large")]
+    ContentTooLarge,
+    /// Not of the room version's event format.
+    #[error("bad event: {what}")]
+    BadFormat {
+        /// What is wrong.
+        what: String,
+    },
+    /// `room_id` is not the one in the path.
+    #[error("the event is of another room")]
+    RoomMismatch,
+    /// The event's hash is not the id in the path.
+    #[error("the event id in the path is not that of the event")]
+    EventIdMismatch,
+    /// `type` is not `m.room.member`.
+    #[error("not a member event")]
+    NotAMemberEvent,
+    /// There is no `state_key`.
+    #[error("not a state event")]
+    NotAStateEvent,
+    /// `content.membership` is not what the endpoint takes.
+    #[error("wrong membership for this endpoint")]
+    WrongMembership,
+    /// The sender is a user of another server than the one that calls.
+    #[error("the sender is not a user of the calling server")]
+    SenderNotOfOrigin,
+    /// `state_key` is not the sender.
+    #[error("state_key is not the sender")]
+    StateKeyMismatch,
+    /// `origin_server_ts` lies more than [`handshake::TIMESTAMP_AHEAD_MAX`] in the future.
+    #[error("origin_server_ts is too far in the future")]
+    TimestampAhead,
+    /// A required signature is missing or wrong.
+    #[error("signature not verified: {why}")]
+    SignatureInvalid {
+        /// For the log.
+        why: String,
+    },
+}
+
+impl HandshakeRefusal {
+    /// The fact in snake_case, as counters name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::ContentTooLarge => "content_too_large",
+            Self::BadFormat { .. } => "bad_format",
+            Self::RoomMismatch => "room_mismatch",
+            Self::EventIdMismatch => "event_id_mismatch",
+            Self::NotAMemberEvent => "not_a_member_event",
+            Self::NotAStateEvent => "not_a_state_event",
+            Self::WrongMembership => "wrong_membership",
+            Self::SenderNotOfOrigin => "sender_not_of_origin",
+            Self::StateKeyMismatch => "state_key_mismatch",
+            Self::TimestampAhead => "timestamp_ahead",
+            Self::SignatureInvalid { .. } => "signature_invalid",
+        }
+    }
+}
+
+/// Which bucket of knocks ran dry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KnockBucket {
+    /// All knocks on the room.
+    Room,
+    /// Knocks of one server on the room.
+    OriginInRoom,
+    /// Knocks of one server.
+    Origin,
+    /// Knocks from one network.
+    Network,
+    /// Knocks of one user on the room.
+    UserInRoom,
+    /// Knocks of one user.
+    User,
+}
+
+/// Why a knock is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KnockRefusal {
+    /// The room's ACL denies the server.
+    #[error("the server is denied by the room's ACL")]
+    ServerDenied,
+    /// The calling server does not know the room's version.
+    #[error("the room's version {room_version} was not offered")]
+    VersionNotOffered {
+        /// The room's version.
+        room_version: RoomVersionId,
+    },
+    /// Rooms of this version have no knocks.
+    #[error("rooms of this version cannot be knocked on")]
+    VersionCannotKnock,
+    /// The join rule is none that lets knock.
+    #[error("the join rule does not let anybody knock")]
+    JoinRuleForbids {
+        /// The rule, if it can be read.
+        rule: Option<JoinRuleKind>,
+    },
+    /// The user is banned.
+    #[error("the user is banned")]
+    Banned,
+    /// The user is invited: accept the invite instead.
+    #[error("the user is invited already")]
+    AlreadyInvited,
+    /// The user is in the room.
+    #[error("the user is in the room already")]
+    AlreadyJoined,
+    /// The room does not federate.
+    #[error("the room does not federate")]
+    NotFederated,
+    /// The user's knock is pending and younger than `knock.repeat_after`.
+    #[error("the user's knock is pending")]
+    AlreadyKnocking {
+        /// From when a new one counts.
+        again_from: UnixMillis,
+    },
+    /// Another authorization rule refuses.
+    #[error("not authorized: {reason}")]
+    NotAuthorized {
+        /// For the log.
+        reason: String,
+    },
+    /// `knock.max_pending_per_room` knocks are pending.
+    #[error("too many knocks are pending in the room")]
+    TooManyPendingInRoom,
+    /// `knock.max_pending_per_origin_in_room` knocks of the server are pending.
+    #[error("too many knocks of the server are pending in the room")]
+    TooManyPendingFromOrigin,
+    /// A rate limit.
+    #[error("too many knocks, try again in {retry_after:?}")]
+    OverRate {
+        /// Which bucket.
+        bucket: KnockBucket,
+        /// When it holds a token again.
+        retry_after: Duration,
+    },
+    /// The event cites events that we do not have.
+    #[error("the event cites unknown prev_events")]
+    UnknownPrevEvents {
+        /// Which.
+        event_ids: Vec<OwnedEventId>,
+    },
+    /// The event is authorized by events that we do not have.
+    #[error("the event cites unknown auth_events")]
+    UnknownAuthEvents {
+        /// Which.
+        event_ids: Vec<OwnedEventId>,
+    },
+    /// The event would be larger than 65,536 bytes.
+    #[error("the event is too large")]
+    TooLarge,
+    /// The content cannot be that of a knock.
+    #[error("bad content: {what}")]
+    BadContent {
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl KnockRefusal {
+    /// The fact in snake_case, as the actor stats and the audit name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ServerDenied => "server_denied",
+            Self::VersionNotOffered { .. } => "version_not_offered",
+            Self::VersionCannotKnock => "version_cannot_knock",
+            Self::JoinRuleForbids { .. } => "join_rule_forbids",
+            Self::Banned => "banned",
+            Self::AlreadyInvited => "already_invited",
+            Self::AlreadyJoined => "already_joined",
+            Self::NotFederated => "not_federated",
+            Self::AlreadyKnocking { .. } => "already_knocking",
+            Self::NotAuthorized { .. } => "not_authorized",
+            Self::TooManyPendingInRoom => "too_many_pending_in_room",
+            Self::TooManyPendingFromOrigin => "too_many_pending_from_origin",
+            Self::OverRate { .. } => "over_rate",
+            Self::UnknownPrevEvents { .. } => "unknown_prev_events",
+            Self::UnknownAuthEvents { .. } => "unknown_auth_events",
+            Self::TooLarge => "too_large",
+            Self::BadContent { .. } => "bad_content",
+        }
+    }
+}
+
+/// Why another server's user cannot leave.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LeaveRefusal {
+    /// The room's ACL denies the server.
+    #[error("the server is denied by the room's ACL")]
+    ServerDenied,
+    /// The user is neither in the room, nor invited, nor knocking.
+    #[error("the user has nothing to leave")]
+    NotAMember,
+    /// The rules refuse.
+    #[error("not authorized: {reason}")]
+    NotAuthorized {
+        /// For the log.
+        reason: String,
+    },
+    /// The event cites events that we do not have.
+    #[error("the event cites unknown prev_events")]
+    UnknownPrevEvents {
+        /// Which.
+        event_ids: Vec<OwnedEventId>,
+    },
+    /// The event is authorized by events that we do not have.
+    #[error("the event cites unknown auth_events")]
+    UnknownAuthEvents {
+        /// Which.
+        event_ids: Vec<OwnedEventId>,
+    },
+}
+
+/// Why a membership is not changed for a user of this server.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MembershipRefusal {
+    /// The rules refuse.
+    #[error("not authorized: {reason}")]
+    NotAuthorized {
+        /// For the log and for our own client.
+        reason: String,
+    },
+    /// The one who acts, or the one acted upon, is not in the room.
+    #[error("not in the room")]
+    NotInRoom,
+    /// The target is banned.
+    #[error("the user is banned")]
+    Banned,
+    /// The knock was refused.
+    #[error(transparent)]
+    Knock(KnockRefusal),
+    /// The event would be too large.
+    #[error("the event is too large")]
+    TooLarge,
+    /// The content cannot be that of a member event.
+    #[error("bad content: {what}")]
+    BadContent {
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Why an event of a user of this server is not sent.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SendRefusal {
+    /// The rules refuse.
+    #[error("not authorized: {reason}")]
+    NotAuthorized {
+        /// For the log and for our own client.
+        reason: String,
+    },
+    /// The event would be larger than 65,536 bytes.
+    #[error("the event is too large")]
+    TooLarge,
+    /// Type or state key are longer than 255 bytes.
+    #[error("type or state key too long")]
+    FieldTooLong,
+    /// The content cannot be that of such an event.
+    #[error("bad content: {what}")]
+    BadContent {
+        /// What is wrong.
+        what: String,
+    },
+    /// The event to be redacted is not here.
+    #[error("the event to be redacted is unknown")]
+    UnknownRedactionTarget,
+}
+
+/// Why a room is not made.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CreateRefusal {
+    /// Rooms of this version are not made here.
+    #[error("rooms of this version are not made here")]
+    VersionNotHosted,
+    /// One of the initial events is against the rules.
+    #[error("not authorized: {reason}")]
+    NotAuthorized {
+        /// For the log and for our own client.
+        reason: String,
+    },
+    /// One of the initial events would be too large.
+    #[error("an event is too large")]
+    TooLarge,
+    /// Type or state key of an initial event are longer than 255 bytes.
+    #[error("type or state key too long")]
+    FieldTooLong,
+    /// The content of an initial event cannot be that of such an event.
+    #[error("bad content: {what}")]
+    BadContent {
+        /// What is wrong.
+        what: String,
+    },
+    /// The drawn room id is taken.
+    #[error("room exists")]
+    RoomExists,
+}

@@ -1,0 +1,529 @@
+//! The graph of one room as its actor holds it: forward extremities, the states around them, the resolved current state.
+//! May not: load, store, authorize, or resolve; it says what must be resolved and takes the result.
+//!
+//! Forks are normal here. Every knock made from one template cites the same events, so a popular room has dozens of forward
+//! extremities at any moment. Resolving each time would make the cost of a knock grow with their number. But states that
+//! differ only by *plain knocks* (a knock of somebody without a member event, authorized by the room's create, power levels
+//! and join rules and nothing else) resolve to their union: nothing in one of them can unseat anything in another. So each
+//! state carries a hash of everything in it that is no plain knock, its *core*. As long as all extremities have the same
+//! core, a further plain knock costs one insertion; otherwise the full algorithm decides. A property test holds the two
+//! against each other.
+
+mod node;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use ruma::{EventId, OwnedEventId};
+
+pub use self::node::{StateNode, StateRow};
+use crate::{
+    pdu::{Pdu, checks::PREV_EVENTS_MAX},
+    room_version::RoomVersion,
+    state::{StateChange, StateKey, StateMap, StateVersion},
+};
+
+/// Events that the graph remembers with the state before them, so that new events may cite them without a look into storage.
+/// Ours: a template older than a thousand events costs a read.
+pub const RECENT_EVENTS_MAX: usize = 1_024;
+
+/// Sets of events whose resolved state is remembered. Ours: as above.
+pub const RESOLVED_SETS_MAX: usize = 256;
+
+/// A forward extremity to start from.
+#[derive(Clone, Debug)]
+pub struct Extremity {
+    /// The event.
+    pub event: Arc<Pdu>,
+    /// The state before it, and that state's version.
+    pub before: Arc<StateNode>,
+    /// Its place in the order of arrival.
+    pub arrival: u64,
+}
+
+/// An extremity with the core of the state after it, so that nobody computes it twice.
+#[derive(Clone, Debug)]
+struct HeldExtremity {
+    extremity: Extremity,
+    core: u128,
+}
+
+/// How often which path decided the current state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathCounts {
+    /// The event cited all extremities: its own state is the current one.
+    pub linear: u64,
+    /// States differed by plain knocks only: their union.
+    pub short: u64,
+    /// The full algorithm.
+    pub full: u64,
+}
+
+/// What must be known before an event that cites these events can be judged.
+#[derive(Clone, Debug)]
+pub enum StateBefore {
+    /// The state before the event.
+    Known(Arc<StateNode>),
+    /// These events are not in memory; storage or a peer may have them. See [`RoomGraph::remember`].
+    NotInMemory(BTreeSet<OwnedEventId>),
+    /// These states must be resolved; see [`RoomGraph::supply`].
+    Unresolved(Unresolved),
+}
+
+/// States to be resolved, under the name of the events that they stand behind.
+#[derive(Clone, Debug)]
+pub struct Unresolved {
+    /// The events; [`RoomGraph::supply`] wants them back.
+    pub after: BTreeSet<OwnedEventId>,
+    /// The distinct states after them.
+    pub states: Vec<StateMap>,
+}
+
+/// How an event changes the current state.
+#[derive(Clone, Debug)]
+pub enum CurrentAfter {
+    /// Decided.
+    Known(Placement),
+    /// The full algorithm must run first.
+    Unresolved(Unresolved),
+}
+
+/// Where an event goes; made by [`RoomGraph::place`], used up by [`RoomGraph::append`].
+#[derive(Clone, Debug)]
+pub struct Placement {
+    state: NewCurrent,
+}
+
+#[derive(Clone, Debug)]
+enum NewCurrent {
+    Linear,
+    Union,
+    Resolved(Arc<StateNode>),
+}
+
+/// What appending an event changed: everything that a commit must hold.
+#[derive(Clone, Debug)]
+pub struct Appended {
+    /// Versions of the state to store, parents first.
+    pub rows: Vec<StateRow>,
+    /// The version before the event.
+    pub before: StateVersion,
+    /// The current version now.
+    pub current: StateVersion,
+    /// Entries of the current state that changed: key, event before, event now.
+    pub changes: Vec<EntryChange>,
+    /// The arrival number of the event as forward extremity.
+    pub arrival: u64,
+    /// Events that are no extremities any more.
+    pub no_longer_extremities: Vec<OwnedEventId>,
+}
+
+/// One changed entry of the current state.
+#[derive(Clone, Debug)]
+pub struct EntryChange {
+    /// Which.
+    pub key: StateKey,
+    /// What stood there.
+    pub old: Option<Arc<Pdu>>,
+    /// What stands there now.
+    pub new: Option<Arc<Pdu>>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct RoomGraph {
+    version: RoomVersion,
+    seed: u64,
+    current: Arc<StateNode>,
+    extremities: BTreeMap<OwnedEventId, HeldExtremity>,
+    cores: BTreeMap<u128, usize>,
+    recent: BTreeMap<OwnedEventId, (Arc<Pdu>, Arc<StateNode>)>,
+    recent_order: VecDeque<OwnedEventId>,
+    resolved: BTreeMap<BTreeSet<OwnedEventId>, Arc<StateNode>>,
+    resolved_order: VecDeque<BTreeSet<OwnedEventId>>,
+    unstored: BTreeMap<StateVersion, StateRow>,
+    next_version: u64,
+    next_arrival: u64,
+    counts: PathCounts,
+}
+
+impl RoomGraph {
+    /// A room before its create event. `seed` keys the hash of cores; draw it at random.
+    pub fn empty(version: RoomVersion, seed: u64) -> Self {
+        let current = Arc::new(StateNode::empty(seed));
+        Self::resume(version, seed, current, Vec::new(), StateVersion(1), 1)
+    }
+
+    /// A room as storage has it.
+    pub fn resume(
+        version: RoomVersion,
+        seed: u64,
+        current: Arc<StateNode>,
+        extremities: Vec<Extremity>,
+        next_version: StateVersion,
+        next_arrival: u64,
+    ) -> Self {
+        let mut graph = Self {
+            version,
+            seed,
+            current,
+            extremities: BTreeMap::new(),
+            cores: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            recent_order: VecDeque::new(),
+            resolved: BTreeMap::new(),
+            resolved_order: VecDeque::new(),
+            unstored: BTreeMap::new(),
+            next_version: next_version.0,
+            next_arrival,
+            counts: PathCounts::default(),
+        };
+        for extremity in extremities {
+            graph.resume_extremity(extremity);
+        }
+        graph
+    }
+
+    /// The room's version.
+    pub fn version(&self) -> &RoomVersion {
+        &self.version
+    }
+
+    /// The resolved current state.
+    pub fn current(&self) -> &Arc<StateNode> {
+        &self.current
+    }
+
+    /// The key of the core hash.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// How many forward extremities there are.
+    pub fn extremity_count(&self) -> usize {
+        self.extremities.len()
+    }
+
+    /// The ids of the forward extremities.
+    pub fn extremity_ids(&self) -> impl Iterator<Item = &OwnedEventId> {
+        self.extremities.keys()
+    }
+
+    /// Which paths were taken.
+    pub fn path_counts(&self) -> PathCounts {
+        self.counts
+    }
+
+    /// An event that the graph remembers.
+    pub fn recent_event(&self, event_id: &EventId) -> Option<&Arc<Pdu>> {
+        self.recent.get(event_id).map(|(event, _)| event)
+    }
+
+    /// All events that the graph remembers.
+    pub fn recent_events(&self) -> impl Iterator<Item = &Arc<Pdu>> {
+        self.recent.values().map(|(event, _)| event)
+    }
+
+    /// Remembers an accepted event and the state before it, as read from storage.
+    pub fn remember(&mut self, event: Arc<Pdu>, before: Arc<StateNode>) {
+        let event_id = event.event_id().to_owned();
+        if self.recent.insert(event_id.clone(), (event, before)).is_none() {
+            self.recent_order.push_back(event_id);
+        }
+        while self.recent_order.len() > RECENT_EVENTS_MAX {
+            let Some(oldest) = self.recent_order.pop_front() else { break };
+            if self.extremities.contains_key(&oldest) {
+                // Extremities must stay: the next event cites them.
+                self.recent_order.push_back(oldest);
+                if self.recent_order.len() <= self.extremities.len() {
+                    break;
+                }
+            } else {
+                self.recent.remove(&oldest);
+            }
+        }
+    }
+
+    /// The forward extremities that a new event should cite, at most 20: first those that hold its auth events, then the
+    /// oldest by arrival, so that the set drains. And the greatest depth among them.
+    pub fn cite(&self, auth_events: &[Arc<Pdu>]) -> (Vec<OwnedEventId>, u64) {
+        let mut by_arrival: Vec<&Extremity> = self.extremities.values().map(|held| &held.extremity).collect();
+        by_arrival.sort_by_key(|extremity| extremity.arrival);
+        let mut cited: Vec<&Extremity> = Vec::new();
+        if by_arrival.len() > PREV_EVENTS_MAX {
+            for auth_event in auth_events {
+                let holds = |extremity: &&Extremity| holds(extremity, auth_event);
+                if !cited.iter().any(|extremity| holds(extremity))
+                    && let Some(holder) = by_arrival.iter().copied().find(|extremity| holds(extremity))
+                {
+                    cited.push(holder);
+                }
+            }
+        }
+        for extremity in by_arrival {
+            if cited.len() >= PREV_EVENTS_MAX {
+                break;
+            }
+            let is_cited = cited.iter().any(|other| other.arrival == extremity.arrival);
+            if !is_cited {
+                cited.push(extremity);
+            }
+        }
+        let depth = cited.iter().map(|extremity| extremity.event.depth()).max().unwrap_or(0);
+        (cited.into_iter().map(|extremity| extremity.event.event_id().to_owned()).collect(), depth)
+    }
+
+    /// The state before an event that cites `prev_events`.
+    pub fn state_before(&mut self, prev_events: &[OwnedEventId]) -> StateBefore {
+        if prev_events.is_empty() {
+            return StateBefore::Known(Arc::new(StateNode::empty(self.seed)));
+        }
+        let after: BTreeSet<OwnedEventId> = prev_events.iter().cloned().collect();
+        let is_all_extremities = after.len() == self.extremities.len() && after.iter().eq(self.extremities.keys());
+        if is_all_extremities {
+            return StateBefore::Known(self.current.clone());
+        }
+        if let Some(node) = self.resolved.get(&after) {
+            return StateBefore::Known(node.clone());
+        }
+        let not_in_memory: BTreeSet<OwnedEventId> =
+            after.iter().filter(|id| !self.recent.contains_key(*id)).cloned().collect();
+        if !not_in_memory.is_empty() {
+            return StateBefore::NotInMemory(not_in_memory);
+        }
+        let nodes = self.nodes_after(&after);
+        match union_of(&nodes) {
+            Some((nearest, node)) => StateBefore::Known(self.supply_node(after, nearest, node)),
+            None => StateBefore::Unresolved(Unresolved { after, states: distinct_states(nodes) }),
+        }
+    }
+
+    /// Takes the result of resolving [`Unresolved::states`].
+    pub fn supply(&mut self, after: BTreeSet<OwnedEventId>, state: &StateMap) -> Arc<StateNode> {
+        let nodes = self.nodes_after(&after);
+        let current = self.current.clone();
+        // Stored as a difference to the nearest state that is stored anyway.
+        let nearest = nodes
+            .iter()
+            .map(|(before, _)| before.clone())
+            .chain([current.clone()])
+            .min_by_key(|candidate| candidate.state().changes_to(state).len())
+            .unwrap_or(current);
+        let node = nearest.with_changes(&nearest.state().changes_to(state), &self.version, self.seed);
+        self.supply_node(after, nearest, node)
+    }
+
+    /// How the current state changes with an event that has this state before it.
+    pub fn place(&self, event: &Arc<Pdu>, before: &Arc<StateNode>) -> CurrentAfter {
+        let cited: BTreeSet<&OwnedEventId> = event.prev_events().iter().collect();
+        let cited_cores: Vec<u128> =
+            cited.iter().filter_map(|id| self.extremities.get(*id)).map(|held| held.core).collect();
+        if cited_cores.len() == self.extremities.len() {
+            return CurrentAfter::Known(Placement { state: NewCurrent::Linear });
+        }
+        let node = before.after(event, &self.version, self.seed);
+        let other_cores_remain = self.cores.iter().any(|(core, count)| {
+            let leaving = cited_cores.iter().filter(|cited_core| *cited_core == core).count();
+            *core != node.core() && *count > leaving
+        });
+        let core_is_shared = !other_cores_remain && self.current.core() == node.core();
+        if core_is_shared && self.current.can_unite_with(&node, before, event) {
+            return CurrentAfter::Known(Placement { state: NewCurrent::Union });
+        }
+        let after = self.extremities_after(event);
+        if let Some(resolved) = self.resolved.get(&after) {
+            return CurrentAfter::Known(Placement { state: NewCurrent::Resolved(resolved.clone()) });
+        }
+        let mut nodes = self.nodes_after(&after);
+        nodes.push((before.clone(), node));
+        CurrentAfter::Unresolved(Unresolved { after, states: distinct_states(nodes) })
+    }
+
+    /// Appends an accepted event. Everything it returns must be committed together; if the commit fails, throw the graph away.
+    pub fn append(&mut self, event: Arc<Pdu>, before: &Arc<StateNode>, placement: Placement) -> Appended {
+        let mut rows = Vec::new();
+        self.take_unstored(before.version(), &mut rows);
+        let old_current = self.current.clone();
+        let next = match placement.state {
+            NewCurrent::Linear => {
+                self.counts.linear = self.counts.linear.saturating_add(1);
+                before.after(&event, &self.version, self.seed)
+            }
+            NewCurrent::Union => {
+                self.counts.short = self.counts.short.saturating_add(1);
+                old_current.united_with(&before.after(&event, &self.version, self.seed), before, &event)
+            }
+            NewCurrent::Resolved(node) => {
+                self.counts.full = self.counts.full.saturating_add(1);
+                (*node).clone()
+            }
+        };
+        let changes = old_current.state().changes_to(next.state());
+        if !changes.is_empty() {
+            let version = self.draw_version();
+            let row = StateRow::between(&old_current, version, &changes, next.state());
+            self.current = Arc::new(next.named(version, row.delta_entries).continuing(&old_current));
+            rows.push(row);
+        }
+        let no_longer_extremities: Vec<OwnedEventId> =
+            event.prev_events().iter().filter(|id| self.extremities.contains_key(*id)).cloned().collect();
+        for event_id in &no_longer_extremities {
+            self.remove_extremity(event_id);
+        }
+        let arrival = self.next_arrival;
+        self.next_arrival = self.next_arrival.saturating_add(1);
+        self.add_extremity(Extremity { event: event.clone(), before: before.clone(), arrival });
+        self.remember(event, before.clone());
+        Appended {
+            rows,
+            before: before.version(),
+            current: self.current.version(),
+            changes: entry_changes(&old_current, changes),
+            arrival,
+            no_longer_extremities,
+        }
+    }
+
+    /// A stored state that the graph does not hold, as a node: what an old event that somebody cites stands on.
+    pub fn node_from_storage(&self, version: StateVersion, delta_entries: u64, state: &StateMap) -> Arc<StateNode> {
+        let changes = self.current.state().changes_to(state);
+        let node = self.current.with_changes(&changes, &self.version, self.seed);
+        Arc::new(node.named(version, delta_entries).in_epoch_of(&self.current))
+    }
+
+    /// Puts a redacted event in the place of the whole one wherever the graph holds it. Its id stays, so states stay the same.
+    pub fn replace_redacted(&mut self, redacted: &Arc<Pdu>) {
+        if let Some((event, _)) = self.recent.get_mut(redacted.event_id()) {
+            *event = redacted.clone();
+        }
+        let held = redacted.state_entry().and_then(|(kind, key)| self.current.state().get(&kind, &key).cloned());
+        if held.as_ref() == Some(redacted) {
+            let mut current = (*self.current).clone();
+            current.replace(redacted.clone());
+            self.current = Arc::new(current);
+        }
+    }
+
+    /// Adds a forward extremity that storage holds, when the room is loaded.
+    pub fn resume_extremity(&mut self, extremity: Extremity) {
+        self.remember(extremity.event.clone(), extremity.before.clone());
+        self.add_extremity(extremity);
+    }
+
+    fn extremities_after(&self, event: &Pdu) -> BTreeSet<OwnedEventId> {
+        let cited: BTreeSet<&OwnedEventId> = event.prev_events().iter().collect();
+        self.extremities
+            .keys()
+            .filter(|id| !cited.contains(id))
+            .cloned()
+            .chain([event.event_id().to_owned()])
+            .collect()
+    }
+
+    /// The nodes after events that are in memory, each with the node before.
+    fn nodes_after(&self, event_ids: &BTreeSet<OwnedEventId>) -> Vec<(Arc<StateNode>, StateNode)> {
+        event_ids
+            .iter()
+            .filter_map(|id| self.recent.get(id))
+            .map(|(event, before)| (before.clone(), before.after(event, &self.version, self.seed)))
+            .collect()
+    }
+
+    fn supply_node(&mut self, after: BTreeSet<OwnedEventId>, parent: Arc<StateNode>, node: StateNode) -> Arc<StateNode> {
+        let changes = parent.state().changes_to(node.state());
+        let named = if changes.is_empty() {
+            parent
+        } else {
+            let version = self.draw_version();
+            let row = StateRow::between(&parent, version, &changes, node.state());
+            let named = Arc::new(node.named(version, row.delta_entries).in_epoch_of(&self.current));
+            self.unstored.insert(version, row);
+            named
+        };
+        if self.resolved.insert(after.clone(), named.clone()).is_none() {
+            self.resolved_order.push_back(after);
+        }
+        while self.resolved_order.len() > RESOLVED_SETS_MAX {
+            if let Some(oldest) = self.resolved_order.pop_front() {
+                self.resolved.remove(&oldest);
+            }
+        }
+        named
+    }
+
+    /// The rows of a version that no commit has stored yet, and of its ancestors, parents first.
+    fn take_unstored(&mut self, version: StateVersion, rows: &mut Vec<StateRow>) {
+        if let Some(row) = self.unstored.remove(&version) {
+            if let Some(parent) = row.parent {
+                self.take_unstored(parent, rows);
+            }
+            rows.push(row);
+        }
+    }
+
+    fn draw_version(&mut self) -> StateVersion {
+        let version = StateVersion(self.next_version);
+        self.next_version = self.next_version.saturating_add(1);
+        version
+    }
+
+    fn add_extremity(&mut self, extremity: Extremity) {
+        let core = extremity.before.after(&extremity.event, &self.version, self.seed).core();
+        let count = self.cores.entry(core).or_insert(0);
+        *count = count.saturating_add(1);
+        self.next_arrival = self.next_arrival.max(extremity.arrival.saturating_add(1));
+        self.extremities.insert(extremity.event.event_id().to_owned(), HeldExtremity { extremity, core });
+    }
+
+    fn remove_extremity(&mut self, event_id: &EventId) {
+        if let Some(HeldExtremity { core, .. }) = self.extremities.remove(event_id) {
+            let count = self.cores.entry(core).or_insert(0);
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.cores.remove(&core);
+            }
+        }
+    }
+}
+
+/// Whether the state after an extremity holds an event.
+fn holds(extremity: &Extremity, event: &Arc<Pdu>) -> bool {
+    if extremity.event.event_id() == event.event_id() {
+        return true;
+    }
+    event.state_entry().is_some_and(|(kind, key)| extremity.before.state().get(&kind, &key) == Some(event))
+}
+
+/// The union of states that share a core, with the node it differs least from; `None` when the full algorithm must decide.
+fn union_of(nodes: &[(Arc<StateNode>, StateNode)]) -> Option<(Arc<StateNode>, StateNode)> {
+    let (before, first) = nodes.iter().max_by_key(|(_, node)| node.state().len())?;
+    let mut union = first.clone();
+    for (_, node) in nodes {
+        union = union.united_with_all_of(node)?;
+    }
+    Some((before.clone(), union))
+}
+
+fn distinct_states(nodes: Vec<(Arc<StateNode>, StateNode)>) -> Vec<StateMap> {
+    let mut states: Vec<StateMap> = Vec::new();
+    for (_, node) in nodes {
+        if !states.contains(node.state()) {
+            states.push(node.state().clone());
+        }
+    }
+    states
+}
+
+fn entry_changes(old: &StateNode, changes: Vec<StateChange>) -> Vec<EntryChange> {
+    changes
+        .into_iter()
+        .map(|StateChange { key, event }| {
+            let before = old.state().get(&key.0, &key.1).cloned();
+            EntryChange { key, old: before, new: event }
+        })
+        .collect()
+}

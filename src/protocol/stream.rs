@@ -1,0 +1,123 @@
+//! Positions in the one sequence of durable changes, and the tokens that clients hold.
+//! May not: assign positions; the storage writer does.
+
+use std::{fmt, str::FromStr};
+
+use thiserror::Error;
+
+/// A place in the sequence of all durable changes. Assigned by the writer, published without gaps once readable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamPosition(pub u64);
+
+impl StreamPosition {
+    /// Before the first change.
+    pub const START: Self = Self(0);
+
+    /// The next position; saturates.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// A place in one room's timeline. Live events count up from 1, backfilled history counts down from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimelineOrder(pub i64);
+
+impl TimelineOrder {
+    /// The next later place; saturates.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// The number of the one writer of a single machine. Tokens are lists so that a cluster can have more.
+const ONLY_WRITER: u64 = 0;
+
+/// What `/sync` hands out as `next_batch`: `s1_<writer>.<position>`, opaque to everybody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncToken(pub StreamPosition);
+
+/// What `/messages` pages with: a gap before the event at `order`, as `t1_<order>`; or a sync token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageToken {
+    /// Between two events of the room's timeline: after every event with a smaller or equal order.
+    Timeline(TimelineOrder),
+    /// As of a sync position.
+    Sync(SyncToken),
+}
+
+/// The text is no token that we made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a token of this server")]
+pub struct BadToken;
+
+impl fmt::Display for SyncToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "s1_{ONLY_WRITER}.{}", self.0.0)
+    }
+}
+
+impl FromStr for SyncToken {
+    type Err = BadToken;
+
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        let list = text.strip_prefix("s1_").ok_or(BadToken)?;
+        let (writer, position) = list.split_once('.').ok_or(BadToken)?;
+        if writer.parse::<u64>() != Ok(ONLY_WRITER) || !is_plain_number(position) {
+            return Err(BadToken);
+        }
+        position.parse().map(|position| Self(StreamPosition(position))).map_err(|_| BadToken)
+    }
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeline(order) => write!(formatter, "t1_{}", order.0),
+            Self::Sync(token) => token.fmt(formatter),
+        }
+    }
+}
+
+impl FromStr for PageToken {
+    type Err = BadToken;
+
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        match text.strip_prefix("t1_") {
+            Some(order) if is_plain_number(order.strip_prefix('-').unwrap_or(order)) => {
+                order.parse().map(|order| Self::Timeline(TimelineOrder(order))).map_err(|_| BadToken)
+            }
+            Some(_) => Err(BadToken),
+            None => text.parse().map(Self::Sync),
+        }
+    }
+}
+
+fn is_plain_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_round_trip() {
+        for position in [0, 1, u64::MAX] {
+            let token = SyncToken(StreamPosition(position));
+            assert_eq!(token.to_string().parse(), Ok(token));
+        }
+        for order in [i64::MIN, -1, 0, 7] {
+            let token = PageToken::Timeline(TimelineOrder(order));
+            assert_eq!(token.to_string().parse(), Ok(token));
+        }
+        assert_eq!("s1_0.5".parse(), Ok(PageToken::Sync(SyncToken(StreamPosition(5)))));
+    }
+
+    #[test]
+    fn foreign_tokens_are_refused() {
+        for text in ["", "s1_", "s1_1.5", "s1_0.+5", "s1_0.-5", "s2_0.5", "t1_", "t1_--5", "t1_x", "18446744073709551616"] {
+            assert_eq!(text.parse::<PageToken>(), Err(BadToken), "{text}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What the reference model keeps, and how a commit changes it.
+//! May not: change anything when it refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use vestibule_protocol::stream::StreamPosition;
+
+use super::{accounts::Accounts, room::Room};
+use crate::{
+    accounts::AccountChange,
+    commit::{Announcement, Commit, CommitError, Conflict},
+    error::StorageError,
+    room::{ClientTransaction, Decision, MembershipRow, RoomCommit, RoomOrigin},
+    server_keys::StoredServerKeys,
+};
+
+/// Everything that is durable.
+#[derive(Clone, Default)]
+pub(super) struct Kept {
+    pub(super) position: StreamPosition,
+    pub(super) rooms: BTreeMap<OwnedRoomId, Room>,
+    pub(super) room_of_event: BTreeMap<OwnedEventId, OwnedRoomId>,
+    /// Of local users, with what was before, oldest first.
+    pub(super) memberships: BTreeMap<(OwnedUserId, OwnedRoomId), Vec<(StreamPosition, MembershipRow)>>,
+    pub(super) forgotten: BTreeSet<(OwnedUserId, OwnedRoomId)>,
+    pub(super) decisions: Vec<Decision>,
+    pub(super) transactions: BTreeMap<ClientTransaction, OwnedEventId>,
+    pub(super) accounts: Accounts,
+    pub(super) server_keys: BTreeMap<OwnedServerName, StoredServerKeys>,
+}
+
+impl Kept {
+    /// Makes one commit, all of it or nothing.
+    pub(super) fn apply(&mut self, commit: &Commit) -> Result<Announcement, CommitError> {
+        let position = self.position.next();
+        let (room_id, users) = match commit {
+            Commit::Room(commit) => (Some(commit.room_id.clone()), self.apply_room(commit, position)?),
+            Commit::Accounts(changes) => (None, self.apply_accounts(changes, position)?),
+            Commit::ServerKeys(keys) => {
+                self.server_keys.insert(keys.server_name.clone(), (**keys).clone());
+                (None, BTreeSet::new())
+            }
+        };
+        self.position = position;
+        Ok(Announcement { position, room_id, users: users.into_iter().collect() })
+    }
+
+    fn apply_room(
+        &mut self,
+        commit: &RoomCommit,
+        position: StreamPosition,
+    ) -> Result<BTreeSet<OwnedUserId>, CommitError> {
+        let room_id = &commit.room_id;
+        let mut room = match (commit.origin, self.rooms.remove(room_id)) {
+            (RoomOrigin::Created, None) => Room::new(commit.room_version.clone()),
+            (RoomOrigin::Existing, Some(room)) => room,
+            (RoomOrigin::Created, Some(room)) => {
+                self.rooms.insert(room_id.clone(), room);
+                return Err(CommitError::Conflict(Conflict::RoomExists));
+            }
+            (RoomOrigin::Existing, None) => return Err(CommitError::Conflict(Conflict::NoSuchRoom)),
+        };
+        if let Err(reason) = room.check(commit) {
+            if commit.origin == RoomOrigin::Existing {
+                self.rooms.insert(room_id.clone(), room);
+            }
+            return Err(CommitError::Storage(StorageError::NotWritten { reason }));
+        }
+        room.apply(commit, position);
+        self.rooms.insert(room_id.clone(), room);
+        for row in &commit.events {
+            self.room_of_event.insert(row.event.event_id().to_owned(), room_id.clone());
+        }
+        let mut users = BTreeSet::new();
+        for row in commit.memberships.iter().filter(|row| row.is_local) {
+            users.insert(row.user_id.clone());
+            self.memberships.entry((row.user_id.clone(), room_id.clone())).or_default().push((position, row.clone()));
+        }
+        self.decisions.extend(commit.decisions.iter().cloned());
+        self.apply_transactions(commit);
+        Ok(users)
+    }
+
+    fn apply_transactions(&mut self, commit: &RoomCommit) {
+        for row in &commit.events {
+            if let Some(transaction) = &row.transaction {
+                self.transactions.insert(transaction.clone(), row.event.event_id().to_owned());
+            }
+        }
+        let answered = commit.transaction.as_ref().filter(|id| !self.transactions.contains_key(*id));
+        if let (Some(transaction), Some(row)) = (answered, commit.events.last()) {
+            self.transactions.insert(transaction.clone(), row.event.event_id().to_owned());
+        }
+    }
+
+    fn apply_accounts(
+        &mut self,
+        changes: &[AccountChange],
+        position: StreamPosition,
+    ) -> Result<BTreeSet<OwnedUserId>, CommitError> {
+        // Tried on a copy, so that a conflict of the last change leaves nothing of the first.
+        let mut accounts = self.accounts.clone();
+        let mut forgotten = self.forgotten.clone();
+        let mut users = BTreeSet::new();
+        for change in changes {
+            match change {
+                AccountChange::SetForgotten { user_id, room_id, is_forgotten } => {
+                    let mark = (user_id.clone(), room_id.clone());
+                    if *is_forgotten {
+                        forgotten.insert(mark);
+                    } else {
+                        forgotten.remove(&mark);
+                    }
+                    users.insert(user_id.clone());
+                }
+                other => users.extend(accounts.apply(other, position).map_err(CommitError::Conflict)?),
+            }
+        }
+        self.accounts = accounts;
+        self.forgotten = forgotten;
+        Ok(users)
+    }
+}
+
+/// Which life of each room's actor the writer knows. Not kept: the lives of one process end with it.
+#[derive(Default)]
+pub(super) struct Lives {
+    lives: BTreeMap<OwnedRoomId, Life>,
+}
+
+struct Life {
+    incarnation: u64,
+    /// `None`: a commit's outcome is unknown, so nothing of this life can follow it.
+    next_sequence: Option<u64>,
+}
+
+impl Lives {
+    /// Whether all commits before this one were made. A newer life is noted even if its commit is then refused.
+    pub(super) fn check(&mut self, commit: &RoomCommit) -> Result<(), CommitError> {
+        let newborn = || Life { incarnation: commit.incarnation, next_sequence: Some(1) };
+        let life = self.lives.entry(commit.room_id.clone()).or_insert_with(newborn);
+        if commit.incarnation > life.incarnation {
+            *life = newborn();
+        }
+        let is_next = commit.incarnation == life.incarnation && life.next_sequence == Some(commit.sequence);
+        if is_next { Ok(()) } else { Err(CommitError::PredecessorMissing) }
+    }
+
+    /// The commit was made.
+    pub(super) fn made(&mut self, commit: &RoomCommit) {
+        let next_sequence = Some(commit.sequence.saturating_add(1));
+        self.lives.insert(commit.room_id.clone(), Life { incarnation: commit.incarnation, next_sequence });
+    }
+
+    /// Nobody can tell whether the commit was made.
+    pub(super) fn lose_track(&mut self, commit: &Commit) {
+        if let Commit::Room(commit) = commit {
+            let life = Life { incarnation: commit.incarnation, next_sequence: None };
+            self.lives.insert(commit.room_id.clone(), life);
+        }
+    }
+}

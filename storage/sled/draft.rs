@@ -1,0 +1,134 @@
+//! Turns a commit into puts and deletes, as the journal and the look-up store take them.
+//! May not: write anything, or change anything when it refuses.
+//!
+//! What it reads is the look-up store with the commits of the same batch over it, which are not applied yet.
+
+mod accounts;
+mod room;
+
+pub(crate) use self::accounts::account_data_key;
+pub(crate) use self::room::transaction_key;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::OwnedUserId;
+use vestibule_protocol::stream::StreamPosition;
+use vestibule_storage::{
+    commit::{Announcement, Commit, CommitError},
+    error::StorageError,
+};
+
+use crate::fields::StoredForm;
+use crate::index::Index;
+use crate::keys::{Key, Table};
+use crate::record::Changes;
+use crate::values::CounterValue;
+use crate::views::Subject;
+
+/// A commit as it is going to be written.
+#[derive(Debug)]
+pub(crate) struct Drafted {
+    pub(crate) changes: Changes,
+    pub(crate) announcement: Announcement,
+    pub(crate) subjects: Vec<Subject>,
+}
+
+/// Translates a commit that gets `position` if it is made.
+///
+/// # Errors
+/// [`CommitError::Conflict`], or [`CommitError::Storage`] with `NotWritten`: it cannot be made.
+pub(crate) fn draft(
+    index: &Index,
+    batch: &Changes,
+    commit: &Commit,
+    position: StreamPosition,
+) -> Result<Drafted, CommitError> {
+    let mut draft = Draft { index, batch, changes: Changes::new(), position };
+    let (room_id, users) = match commit {
+        Commit::Room(commit) => (Some(commit.room_id.clone()), draft.room(commit)?),
+        Commit::Accounts(changes) => (None, draft.accounts(changes)?),
+        Commit::ServerKeys(keys) => {
+            draft.put(Key::of(Table::ServerKeys).last(keys.server_name.as_str()), &**keys);
+            (None, BTreeSet::new())
+        }
+    };
+    let rooms = room_id.iter().map(|room_id| Subject::room(room_id));
+    let subjects = rooms.chain(users.iter().map(|user_id| Subject::user(user_id))).collect();
+    let users: Vec<OwnedUserId> = users.into_iter().collect();
+    Ok(Drafted { changes: draft.changes, announcement: Announcement { position, room_id, users }, subjects })
+}
+
+struct Draft<'a> {
+    index: &'a Index,
+    batch: &'a Changes,
+    changes: Changes,
+    position: StreamPosition,
+}
+
+impl Draft<'_> {
+    fn put(&mut self, key: Key, value: &impl StoredForm) {
+        self.changes.insert(key.into_bytes(), Some(value.to_bytes()));
+    }
+
+    /// Puts a key that says all by itself.
+    fn put_key(&mut self, key: Key) {
+        self.changes.insert(key.into_bytes(), Some(Vec::new()));
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.changes.insert(key.into_bytes(), None);
+    }
+
+    fn contains(&self, key: &Key) -> Result<bool, CommitError> {
+        Ok(self.bytes(key)?.is_some())
+    }
+
+    fn value<T: StoredForm>(&self, key: &Key) -> Result<Option<T>, CommitError> {
+        let bytes = self.bytes(key)?;
+        bytes.map(|bytes| T::from_bytes(&bytes)).transpose().map_err(not_written)
+    }
+
+    fn bytes(&self, key: &Key) -> Result<Option<Vec<u8>>, CommitError> {
+        let key = key.as_bytes();
+        if let Some(value) = self.changes.get(key).or_else(|| self.batch.get(key)) {
+            return Ok(value.clone());
+        }
+        let stored = self.index.get(key).map_err(|error| not_written(error.into()))?;
+        Ok(stored.map(|bytes| bytes.to_vec()))
+    }
+
+    /// The entries whose keys begin with a prefix.
+    fn under(&self, prefix: &Key) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CommitError> {
+        let mut entries = BTreeMap::new();
+        for entry in self.index.under(prefix) {
+            let (key, value) = entry.map_err(|error| not_written(error.into()))?;
+            entries.insert(key.to_vec(), value.to_vec());
+        }
+        let range = prefix.as_bytes().to_vec()..prefix.clone().after();
+        for (key, value) in self.batch.range(range.clone()).chain(self.changes.range(range)) {
+            match value {
+                Some(value) => entries.insert(key.clone(), value.clone()),
+                None => entries.remove(key),
+            };
+        }
+        Ok(entries)
+    }
+
+    fn counter(&self, name: &str, first: u64) -> Result<u64, CommitError> {
+        let counter: Option<CounterValue> = self.value(&Key::of(Table::Counter).last(name))?;
+        Ok(counter.map_or(first, |counter| counter.0))
+    }
+
+    fn set_counter(&mut self, name: &str, number: u64) {
+        self.put(Key::of(Table::Counter).last(name), &CounterValue(number));
+    }
+}
+
+/// Whatever fails while a commit is drafted: the commit is not written.
+fn not_written(error: StorageError) -> CommitError {
+    CommitError::Storage(StorageError::NotWritten { reason: error.to_string() })
+}
+
+fn refused(reason: impl Into<String>) -> CommitError {
+    CommitError::Storage(StorageError::NotWritten { reason: reason.into() })
+}

@@ -1,0 +1,212 @@
+//! The look-up store: one sled tree that follows the journal and says how far.
+//! May not: be written before the journal is durable, or be believed when it disagrees with it.
+
+use std::ops::RangeBounds;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use sled::{Batch, IVec};
+use thiserror::Error;
+use vestibule_storage::error::StorageError;
+
+use crate::fields::StoredForm;
+use crate::journal::JournalPosition;
+use crate::keys::{Key, Table};
+use crate::record::Changes;
+
+/// Bytes of one sled batch. Measured: larger ones hold readers back and gain nothing.
+pub(crate) const BATCH_BYTES: usize = 256 * 1024;
+
+/// Stands for a checksum that nobody knows: a checkpoint does not keep the record it ends with.
+pub(crate) const CHECKSUM_UNKNOWN: u32 = 0;
+
+const MARK: &str = "applied";
+const IDENTITY: &str = "identity";
+
+/// Why the look-up store did not do what it was asked. sled's own errors and panics, as text.
+#[derive(Clone, Debug, Error)]
+#[error("look-up store: {0}")]
+pub(crate) struct IndexError(pub(crate) String);
+
+impl From<IndexError> for StorageError {
+    fn from(error: IndexError) -> Self {
+        Self::Unavailable { reason: error.to_string() }
+    }
+}
+
+impl From<sled::Error> for IndexError {
+    fn from(error: sled::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// How far the store follows the journal: the last record that is wholly in it, and that record's checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) applied: JournalPosition,
+    pub(crate) checksum: u32,
+}
+
+impl Mark {
+    pub(crate) fn of(position: JournalPosition, record: &[u8]) -> Self {
+        Self { applied: position, checksum: crc32fast::hash(record) }
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        [&self.applied.0.to_be_bytes()[..], &self.checksum.to_be_bytes()[..]].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (applied, rest) = bytes.split_first_chunk()?;
+        let checksum = rest.try_into().ok()?;
+        Some(Self { applied: JournalPosition(u64::from_be_bytes(*applied)), checksum: u32::from_be_bytes(checksum) })
+    }
+}
+
+/// The store. Reads may run on any thread; one thread writes.
+#[derive(Debug)]
+pub(crate) struct Index {
+    db: sled::Db,
+}
+
+impl Index {
+    /// Opens or makes the store. A panic inside sled is an error like any other.
+    pub(crate) fn open(path: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+        guarded(|| {
+            // The background flush stays at its default: without it sled never cleans its log.
+            let db = sled::Config::new().path(path).cache_capacity(cache_bytes).open()?;
+            Ok(Self { db })
+        })
+    }
+
+    /// How far it follows the journal of `identity`. `None`: it holds something else, or is half-made.
+    pub(crate) fn mark(&self, identity: &str) -> Result<Option<Mark>, IndexError> {
+        guarded(|| {
+            if self.db.get(meta(IDENTITY))?.as_deref() != Some(identity.as_bytes()) {
+                return Ok(None);
+            }
+            Ok(self.db.get(meta(MARK))?.and_then(|bytes| Mark::from_bytes(&bytes)))
+        })
+    }
+
+    /// Says whose it is and how far it follows: what makes a filled store count.
+    pub(crate) fn set_mark(&self, identity: &str, mark: Mark) -> Result<(), IndexError> {
+        let mut batch = Batch::default();
+        batch.insert(meta(IDENTITY), identity.as_bytes());
+        batch.insert(meta(MARK), mark.to_bytes());
+        guarded(|| Ok(self.db.apply_batch(batch)?))
+    }
+
+    pub(crate) fn is_empty(&self) -> Result<bool, IndexError> {
+        guarded(|| Ok(self.db.iter().next().transpose()?.is_none()))
+    }
+
+    /// Applies commits in their order and moves the mark with the last of them. Commits that fit into one batch are one atomic step of
+    /// sled; a larger one is several, and the mark moves with the last.
+    pub(crate) fn apply<'a>(&self, commits: impl IntoIterator<Item = &'a Changes>, mark: Mark) -> Result<(), IndexError> {
+        guarded(|| {
+            let mut batch = SizedBatch::default();
+            for (key, value) in commits.into_iter().flatten() {
+                if let Some(full) = batch.add(key, value.as_deref()) {
+                    self.db.apply_batch(full)?;
+                }
+            }
+            batch.batch.insert(meta(MARK), mark.to_bytes());
+            Ok(self.db.apply_batch(batch.batch)?)
+        })
+    }
+
+    /// Puts entries without moving the mark: filling a store that does not count yet.
+    pub(crate) fn fill<'a>(&self, entries: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Result<(), IndexError> {
+        guarded(|| {
+            let mut batch = Batch::default();
+            for (key, value) in entries {
+                batch.insert(key, value);
+            }
+            Ok(self.db.apply_batch(batch)?)
+        })
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<IVec>, IndexError> {
+        Ok(self.db.get(key)?)
+    }
+
+    /// The value under a key in its stored form.
+    pub(crate) fn value<T: StoredForm>(&self, key: &Key) -> Result<Option<T>, StorageError> {
+        self.get(key.as_bytes())?.map(|bytes| T::from_bytes(&bytes)).transpose()
+    }
+
+    /// The entries whose keys begin with a prefix, in the order of the keys.
+    pub(crate) fn under(&self, prefix: &Key) -> Entries {
+        self.range(prefix.as_bytes().to_vec()..prefix.clone().after())
+    }
+
+    /// The entries between two keys.
+    pub(crate) fn range(&self, range: impl RangeBounds<Vec<u8>>) -> Entries {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        Entries(self.db.range::<Vec<u8>, _>(bounds))
+    }
+
+    /// Everything that a checkpoint holds.
+    pub(crate) fn all(&self) -> Entries {
+        self.range(Key::of(Table::Meta).after()..)
+    }
+
+    /// Writes out what sled still holds. Not what durability rests on.
+    pub(crate) fn flush(&self) -> Result<(), IndexError> {
+        guarded(|| self.db.flush().map(|_| ()).map_err(IndexError::from))
+    }
+}
+
+/// Entries in the order of their keys, from either end.
+pub(crate) struct Entries(sled::Iter);
+
+impl Iterator for Entries {
+    type Item = Result<(IVec, IVec), IndexError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|entry| entry.map_err(IndexError::from))
+    }
+}
+
+impl DoubleEndedIterator for Entries {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back().map(|entry| entry.map_err(IndexError::from))
+    }
+}
+
+/// Calls into sled, taking a panic for an error.
+pub(crate) fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    // Nothing of ours is half-changed by a panic in there: what sled holds is judged anew when it is opened again.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(IndexError(format!("panicked: {}", text.unwrap_or("without words"))))
+    })
+}
+
+fn meta(name: &str) -> Vec<u8> {
+    Key::of(Table::Meta).last(name).into_bytes()
+}
+
+#[derive(Default)]
+struct SizedBatch {
+    batch: Batch,
+    bytes: usize,
+}
+
+impl SizedBatch {
+    /// Adds a change; what was there before comes back if both together are too much.
+    fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> Option<Batch> {
+        let bytes = key.len() + value.map_or(0, <[u8]>::len);
+        let full = (self.bytes > 0 && self.bytes + bytes > BATCH_BYTES).then(|| {
+            self.bytes = 0;
+            std::mem::take(&mut self.batch)
+        });
+        self.bytes += bytes;
+        match value {
+            Some(value) => self.batch.insert(key, value),
+            None => self.batch.remove(key),
+        }
+        full
+    }
+}

@@ -1,0 +1,126 @@
+//! Backups of a running server, and what comes back.
+//! May not: trust a backup that changed.
+
+use ruma::server_name;
+use vestibule_storage::conformance::block_on;
+
+use super::place::{Place, assert_whole, commit, talk};
+use crate::backup::{BackupError, ExtraFile, check, restore};
+use crate::index::Index;
+use crate::journal::files::RealFiles;
+use crate::keys::{Key, Table};
+use crate::record::Changes;
+use crate::{IndexReport, Options, SledStorage, verify::verify};
+
+fn key_file() -> ExtraFile {
+    ExtraFile { name: "signing.key".to_owned(), content: b"a secret".to_vec() }
+}
+
+#[test]
+fn backup_of_a_running_server_comes_back_whole() {
+    let place = Place::new();
+    let options = Options { segment_bytes: 16 * 1024, ..place.options() };
+    let opened = SledStorage::open(options).unwrap();
+    let mut room = talk(&opened.stores, "before", 30);
+    opened.handle.checkpoint().unwrap();
+    let other = talk(&opened.stores, "other", 10);
+    let target = place.dir.path().join("backup");
+    let report = opened.handle.backup(&target, &[key_file()]).unwrap();
+    assert_eq!(report.position.0, opened.stores.stream.position().0);
+    let kept = room.clone();
+    let later = room.message(&room.creator().to_owned(), "after the backup");
+    commit(&opened.stores, later).unwrap();
+
+    assert_eq!(check(&RealFiles, &target).unwrap(), report);
+    let data_dir = place.dir.path().join("restored");
+    restore(&RealFiles, &target, &data_dir, server_name!("here.example")).unwrap();
+    assert_eq!(std::fs::read(data_dir.join("signing.key")).unwrap(), b"a secret");
+    let again = SledStorage::open(place.options_at(&data_dir)).unwrap();
+    assert!(matches!(again.report.index, IndexReport::Rebuilt { .. }));
+    assert_whole(&again.stores, &kept);
+    assert_whole(&again.stores, &other);
+    assert_eq!(again.stores.stream.position().0, report.position.0);
+    assert!(again.handle.verify().unwrap().is_sound());
+
+    let twice = restore(&RealFiles, &target, &data_dir, server_name!("here.example"));
+    assert!(twice.is_err());
+}
+
+#[test]
+fn changed_backup_is_refused() {
+    let place = Place::new();
+    let opened = place.open();
+    talk(&opened.stores, "changed", 10);
+    let target = place.dir.path().join("backup");
+    opened.handle.backup(&target, &[key_file()]).unwrap();
+    let again = opened.handle.backup(&target, &[]);
+    assert!(matches!(again, Err(BackupError::NotEmpty { .. })));
+
+    std::fs::write(target.join("files/signing.key"), b"A secret").unwrap();
+    let data_dir = place.dir.path().join("restored");
+    let restored = restore(&RealFiles, &target, &data_dir, server_name!("here.example"));
+    assert!(matches!(restored, Err(BackupError::Damaged { .. })), "{restored:?}");
+    std::fs::remove_file(target.join("manifest.json")).unwrap();
+    assert!(matches!(check(&RealFiles, &target), Err(BackupError::Damaged { .. })));
+}
+
+#[test]
+fn backup_of_another_server_is_refused() {
+    let place = Place::new();
+    let opened = place.open();
+    let target = place.dir.path().join("backup");
+    opened.handle.backup(&target, &[]).unwrap();
+    let data_dir = place.dir.path().join("restored");
+    let restored = restore(&RealFiles, &target, &data_dir, server_name!("there.example"));
+    assert!(matches!(restored, Err(BackupError::OtherServer { .. })));
+}
+
+#[test]
+fn extra_files_cannot_leave_the_backup_or_replace_the_data() {
+    let place = Place::new();
+    let opened = place.open();
+    for name in ["../key", "/key", "", "a/b", "journal", "format.json", "lock", "sled", "sled.set-aside"] {
+        let file = ExtraFile { name: name.to_owned(), content: Vec::new() };
+        let made = opened.handle.backup(&place.dir.path().join("backup"), &[file]);
+        assert!(matches!(made, Err(BackupError::BadName { .. })), "{name}");
+    }
+}
+
+#[test]
+fn every_key_is_compared() {
+    let place = Place::new();
+    let opened = place.open();
+    talk(&opened.stores, "compared", 5);
+    opened.handle.close().unwrap();
+    let (_, report) = verify(place.options()).unwrap();
+    assert!(report.is_sound());
+    assert_eq!((report.commits, report.undecided), (6, 0));
+
+    let index = Index::open(&place.data_dir().join("sled"), 1024 * 1024).unwrap();
+    let mark = index.mark("here.example").unwrap().unwrap();
+    let missing = index.under(&Key::of(Table::Timeline)).next().unwrap().unwrap().0.to_vec();
+    let changed = index.under(&Key::of(Table::Counter)).next().unwrap().unwrap().0.to_vec();
+    let surplus = Key::of(Table::Published).last("!nowhere:here.example").into_bytes();
+    let damage = Changes::from([(missing, None), (changed, Some(vec![1])), (surplus, Some(Vec::new()))]);
+    index.apply([&damage], mark).unwrap();
+    drop(index);
+    let (_, report) = verify(place.options()).unwrap();
+    assert_eq!(report.differing.len(), 3, "{report:?}");
+}
+
+#[test]
+fn running_server_is_verified_while_it_writes() {
+    let place = Place::new();
+    let opened = place.open();
+    talk(&opened.stores, "resting", 20);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| talk(&opened.stores, "writing", 100));
+        for _ in 0..3 {
+            let report = opened.handle.verify().unwrap();
+            assert!(report.is_sound(), "{report:?}");
+        }
+        let room = writing.join().unwrap();
+        assert_eq!(block_on(opened.stores.rooms.room(room.room_id())).unwrap().map(|row| row.current), Some(room.current()));
+    });
+    assert_eq!(opened.handle.verify().unwrap().undecided, 0);
+}

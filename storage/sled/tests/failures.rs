@@ -1,0 +1,69 @@
+//! What happens when the look-up store fails after the journal is durable.
+//! May not: reach the disk's own faults; those are the journal's.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use vestibule_storage::commit::{Announcement, Commit, CommitListener};
+use vestibule_storage::conformance::block_on;
+
+use super::place::{Place, assert_whole, enqueue, talk};
+use crate::views::Views;
+use crate::{Options, SledStorage};
+
+/// Stops the writer at one commit until it is let go, and takes the look-up store away at another.
+struct Saboteur {
+    views: OnceLock<Arc<Views>>,
+    stop_at: u64,
+    go_on: Mutex<Receiver<()>>,
+    take_at: u64,
+    heard: Mutex<Vec<u64>>,
+}
+
+impl CommitListener for Saboteur {
+    fn committed(&self, announcement: &Announcement) {
+        let position = announcement.position.0;
+        self.heard.lock().unwrap().push(position);
+        if position == self.stop_at {
+            self.go_on.lock().unwrap().recv().unwrap();
+        }
+        if position == self.take_at {
+            // As if sled had failed: the next group of the same batch finds none.
+            drop(self.views.get().unwrap().take());
+        }
+    }
+}
+
+#[test]
+fn commits_are_made_though_the_look_up_store_fails_under_them() {
+    let place = Place::new();
+    let (go_on, waits) = channel();
+    let saboteur = Arc::new(Saboteur {
+        views: OnceLock::new(),
+        stop_at: 4,
+        go_on: Mutex::new(waits),
+        take_at: 5,
+        heard: Mutex::new(Vec::new()),
+    });
+    let listener: Arc<dyn CommitListener> = saboteur.clone();
+    let opened = SledStorage::open(Options { listener, ..place.options() }).unwrap();
+    saboteur.views.set(Arc::clone(&opened.handle.views)).unwrap();
+    let mut room = talk(&opened.stores, "sabotaged", 2);
+    let creator = room.creator().to_owned();
+
+    let body = "x".repeat(50_000);
+    let mut send = || {
+        let message = room.message(&creator, &body);
+        enqueue(&opened.stores, Commit::Room(Box::new(message)))
+    };
+    // The first stops the writer; the others wait together and are more than one group.
+    let mut tickets = vec![send()];
+    tickets.extend((0..12).map(|_| send()));
+    go_on.send(()).unwrap();
+    for (ticket, position) in tickets.into_iter().zip(4..) {
+        assert_eq!(block_on(ticket).unwrap().0, position);
+    }
+    assert_whole(&opened.stores, &room);
+    assert_eq!(*saboteur.heard.lock().unwrap(), (1..=16).collect::<Vec<_>>());
+    assert!(opened.handle.verify().unwrap().is_sound());
+}

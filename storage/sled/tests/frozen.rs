@@ -1,0 +1,181 @@
+//! Every stored form as it once was written. A file here never changes; a new version of a form gets a new one.
+//! May not: be written by the code it tests.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedDeviceId, RoomVersionId, owned_event_id, owned_room_alias_id, owned_room_id, owned_server_name, owned_user_id,
+    events::room::{history_visibility::HistoryVisibility, member::MembershipState},
+};
+use vestibule_protocol::{clock::UnixMillis, pdu::Standing};
+use vestibule_storage::accounts::{Alias, Device, User};
+use vestibule_storage::room::{ClientTransaction, Decision, DecisionAction, MemberCounts, PendingKnock};
+use vestibule_storage::server_keys::{StoredOldKey, StoredServerKeys};
+
+use crate::account_values::{AccountDataValue, TokenValue};
+use crate::fields::StoredForm;
+use crate::record::{self, Changes};
+use crate::values::{
+    CounterValue, EventValue, MembershipValue, OrderValue, PointerValue, RoomValue, StateHead, StatePartValue, TextValue,
+};
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+    digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let lines: Vec<String> = digits.chunks(32).map(|line| line.concat()).collect();
+    lines.join("\n") + "\n"
+}
+
+fn assert_frozen<T: StoredForm + PartialEq + std::fmt::Debug>(name: &str, file: &str, example: &T) {
+    assert_eq!(hex(&example.to_bytes()), file, "{name} is written otherwise");
+    assert_eq!(&T::from_bytes(&bytes(file)).unwrap(), example, "{name} is read otherwise");
+}
+
+macro_rules! frozen {
+    ($name:literal, $example:expr) => {
+        assert_frozen($name, include_str!(concat!("../frozen/", $name, ".hex")), &$example)
+    };
+}
+
+fn transaction() -> ClientTransaction {
+    ClientTransaction {
+        user_id: owned_user_id!("@alice:here.example"),
+        device_id: OwnedDeviceId::from("PHONE"),
+        endpoint: "/rooms/!r/send/m.room.message".to_owned(),
+        transaction_id: "t1".into(),
+    }
+}
+
+#[test]
+fn stored_forms_read_as_they_were_written() {
+    let event_id = owned_event_id!("$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8");
+    let hash: [u8; 32] = std::array::from_fn(|index| u8::try_from(index).unwrap());
+    frozen!("counter.v1", CounterValue(7));
+    frozen!("pointer.v1", PointerValue(hash));
+    frozen!("text.v1", TextValue("!room:here.example".to_owned()));
+    frozen!("order.v1", OrderValue(-3));
+    frozen!(
+        "room.v1",
+        RoomValue {
+            number: 1,
+            room_version: RoomVersionId::V12,
+            current: 9,
+            counts: MemberCounts { join: 1, invite: 2, knock: 3, leave: 4, ban: 5 },
+            next_arrival: 11,
+            newest_order: Some(-2),
+        }
+    );
+    frozen!(
+        "event.v1",
+        EventValue {
+            event_id: event_id.clone(),
+            room_number: 1,
+            standing: Standing::SoftFailed,
+            order: Some(4),
+            position: 5,
+            state_before: 6,
+            current_after: 7,
+            visibility: HistoryVisibility::Shared,
+            received_at: UnixMillis(1_790_000_000_000),
+            redacted_by: Some(event_id.clone()),
+            transaction: Some(transaction()),
+            json: "{}".into(),
+        }
+    );
+    let key = |kind: &str, state_key: &str| (kind.into(), state_key.to_owned());
+    frozen!(
+        "state_version.v1",
+        StatePartValue {
+            head: Some(StateHead { parent: Some(3), delta_entries: 2 }),
+            changes: vec![(key("m.room.name", ""), Some(hash)), (key("m.room.member", "@a:b"), None)],
+        }
+    );
+    frozen!(
+        "membership.v1",
+        MembershipValue { membership: MembershipState::Knock, event_id: event_id.clone(), position: 8 }
+    );
+    frozen!(
+        "knock.v1",
+        PendingKnock {
+            event_id: event_id.clone(),
+            origin: owned_server_name!("there.example"),
+            reason: Some("let me in".to_owned()),
+            since: UnixMillis(9),
+        }
+    );
+    frozen!(
+        "decision.v1",
+        Decision {
+            at: UnixMillis(10),
+            room_id: owned_room_id!("!room:here.example"),
+            user_id: owned_user_id!("@bob:there.example"),
+            origin: owned_server_name!("there.example"),
+            by: Some(owned_user_id!("@alice:here.example")),
+            action: DecisionAction::Denied,
+            reason: Some("no".to_owned()),
+            event_id: Some(event_id),
+        }
+    );
+}
+
+#[test]
+fn stored_forms_of_accounts_read_as_they_were_written() {
+    frozen!(
+        "user.v1",
+        User {
+            user_id: owned_user_id!("@alice:here.example"),
+            password_hash: Some("$argon2id$".to_owned()),
+            is_admin: true,
+            is_deactivated: false,
+            created_at: UnixMillis(1),
+            profile: BTreeMap::from([("displayname".to_owned(), "\"Alice\"".to_owned())]),
+        }
+    );
+    frozen!(
+        "device.v1",
+        Device {
+            user_id: owned_user_id!("@alice:here.example"),
+            device_id: OwnedDeviceId::from("PHONE"),
+            display_name: Some("phone".to_owned()),
+            token_hash: [3; 32],
+            created_at: UnixMillis(2),
+        }
+    );
+    frozen!(
+        "token.v1",
+        TokenValue { user_id: owned_user_id!("@alice:here.example"), device_id: OwnedDeviceId::from("PHONE") }
+    );
+    frozen!("account_data.v1", AccountDataValue { position: 4, content: "{}".to_owned() });
+    frozen!(
+        "alias.v1",
+        Alias {
+            alias: owned_room_alias_id!("#hall:here.example"),
+            room_id: owned_room_id!("!room:here.example"),
+            creator: owned_user_id!("@alice:here.example"),
+        }
+    );
+    let old_key = StoredOldKey { key: "b2xk".to_owned(), expired_ts: 6 };
+    frozen!(
+        "server_keys.v1",
+        StoredServerKeys {
+            server_name: owned_server_name!("there.example"),
+            verify_keys: BTreeMap::from([("ed25519:new".try_into().unwrap(), "bmV3".to_owned())]),
+            old_verify_keys: BTreeMap::from([("ed25519:old".try_into().unwrap(), old_key)]),
+            valid_until_ts: 7,
+            fetched_at_ms: 8,
+            signed_json: "{}".to_owned(),
+        }
+    );
+}
+
+#[test]
+fn journal_records_read_as_they_were_written() {
+    let changes = Changes::from([(vec![2, 3], Some(vec![4, 5, 6])), (vec![7], None), (vec![8], Some(Vec::new()))]);
+    let file = include_str!("../frozen/record.v1.hex");
+    assert_eq!(hex(&record::encode(&changes)), file);
+    assert_eq!(record::decode(&bytes(file)), Some(changes));
+}

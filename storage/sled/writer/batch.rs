@@ -1,0 +1,288 @@
+//! Makes batches of commits, and deals with those that fail.
+//! May not: call a commit written or not written unless that is certain.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vestibule_protocol::stream::StreamPosition;
+use vestibule_storage::{
+    commit::{Announcement, Commit, CommitError},
+    error::StorageError,
+};
+
+use super::{Reply, Taking, Trouble, Waiting, Writer};
+use crate::draft::{Drafted, draft};
+use crate::index::{BATCH_BYTES, Index, IndexError, Mark, guarded};
+use crate::journal::error::{AppendError, SyncError};
+use crate::opening::catch_up;
+use crate::record::{self, Changes};
+use crate::views::Subject;
+
+/// Bytes of journal records that are synced together. Source: LIMITS section 4.
+const BATCH_RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long readers get to let go of a look-up store that is opened again, in steps.
+const READERS_LEAVE_STEPS: usize = 500;
+const READERS_LEAVE_STEP: Duration = Duration::from_millis(10);
+
+/// A commit whose record was handed to the journal.
+struct Pending {
+    reply: Reply,
+    changes: Changes,
+    announcement: Announcement,
+    subjects: Vec<Subject>,
+    mark: Mark,
+}
+
+impl Pending {
+    fn bytes(&self) -> usize {
+        self.changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
+    }
+}
+
+impl Writer {
+    /// Makes commits in their order.
+    pub(super) fn make(&mut self, mut waiting: VecDeque<Waiting>) {
+        while !waiting.is_empty() {
+            if self.trouble.is_some() {
+                return self.refuse_all(waiting, &|| not_written("the engine recovers from a failure"));
+            }
+            if self.space.is_full() {
+                if self.gate.taking() == Taking::Yes {
+                    log::error!("disk nearly full: writes are refused");
+                    self.gate.set(Taking::Full);
+                }
+                return self.refuse_all(waiting, &|| CommitError::Storage(StorageError::DiskFull));
+            }
+            let Some(index) = self.views.index() else {
+                return self.refuse_all(waiting, &|| not_written("the look-up store is not open"));
+            };
+            self.make_some(index, &mut waiting);
+        }
+    }
+
+    /// Appends and syncs the first of those that wait, as many as go together.
+    fn make_some(&mut self, index: Arc<Index>, waiting: &mut VecDeque<Waiting>) {
+        let mut overlay = Changes::new();
+        let mut pending = VecDeque::new();
+        let mut refused = Vec::new();
+        let mut bytes = 0;
+        while let Some(mut next) = waiting.pop_front() {
+            let position = self.journal.next_position();
+            let drafted = match self.draft(&index, &overlay, &next.commit, StreamPosition(position.0)) {
+                Ok(drafted) => drafted,
+                Err(error) => {
+                    // Heard only when what it was judged by is durable.
+                    refused.push((next, error));
+                    continue;
+                }
+            };
+            let record = record::encode(&drafted.changes);
+            if bytes > 0 && bytes + record.len() > BATCH_RECORD_BYTES_MAX {
+                waiting.push_front(next);
+                break;
+            }
+            match self.journal.append(&record) {
+                Ok(_) => {}
+                Err(error @ (AppendError::TooLarge { .. } | AppendError::BatchFull | AppendError::Refused)) => {
+                    next.refuse(not_written(&error.to_string()));
+                    continue;
+                }
+            }
+            bytes += record.len();
+            if let Commit::Room(commit) = &next.commit {
+                self.lives.made(commit);
+            }
+            overlay.extend(drafted.changes.iter().map(|(key, value)| (key.clone(), value.clone())));
+            if let Some(reply) = next.reply.take() {
+                let Drafted { changes, announcement, subjects } = drafted;
+                let mark = Mark::of(position, &record);
+                pending.push_back(Pending { reply, changes, announcement, subjects, mark });
+            }
+        }
+        // Whoever opens it again waits until nobody holds it.
+        drop(index);
+        match self.journal.sync() {
+            Ok(_) => {
+                self.finish(pending);
+                for (waiting, error) in refused {
+                    waiting.refuse(error);
+                }
+            }
+            Err(error) => {
+                for (waiting, error) in refused {
+                    // The conflict may have been with something that was not written.
+                    let is_conflict = matches!(error, CommitError::Conflict(_));
+                    waiting.refuse(if is_conflict { not_written("a write before it failed") } else { error });
+                }
+                self.sync_failed(&error, pending);
+            }
+        }
+    }
+
+    fn draft(
+        &mut self,
+        index: &Index,
+        overlay: &Changes,
+        commit: &Commit,
+        position: StreamPosition,
+    ) -> Result<Drafted, CommitError> {
+        if let Commit::Room(commit) = commit
+            && !self.lives.is_next(commit)
+        {
+            return Err(CommitError::PredecessorMissing);
+        }
+        let mut outcome = None;
+        let called = guarded(|| {
+            outcome = Some(draft(index, overlay, commit, position));
+            Ok(())
+        });
+        outcome.unwrap_or_else(|| Err(not_written(&called.err().map_or_else(String::new, |error| error.to_string()))))
+    }
+
+    /// Applies what is durable, publishes it, tells the listener, answers.
+    fn finish(&mut self, mut pending: VecDeque<Pending>) {
+        while !pending.is_empty() {
+            let mut group = Vec::new();
+            let mut bytes = 0;
+            while let Some(next) = pending.pop_front_if(|next| group.is_empty() || bytes + next.bytes() <= BATCH_BYTES) {
+                bytes += next.bytes();
+                group.push(next);
+            }
+            let mark = group.last().map(|last| last.mark).unwrap_or_default();
+            let subjects: Vec<Subject> = group.iter().flat_map(|made| made.subjects.iter().copied()).collect();
+            let changes = || group.iter().map(|made| &made.changes);
+            if let Err(error) = self.views.change(&subjects, |index| index.apply(changes(), mark)) {
+                for made in group.into_iter().rev() {
+                    pending.push_front(made);
+                }
+                return self.apply_failed(&error, pending);
+            }
+            for made in group {
+                self.publish(&made.announcement);
+                made.reply.send(Ok(made.announcement.position));
+            }
+        }
+    }
+
+    fn publish(&self, announcement: &Announcement) {
+        self.views.publish(announcement.position);
+        self.listener.committed(announcement);
+    }
+
+    /// The journal did not take a batch. Only once a new segment says so is it certain that nothing of it is there.
+    fn sync_failed(&mut self, error: &SyncError, pending: VecDeque<Pending>) {
+        log::error!(error:% = error, commits = pending.len(); "journal write failed");
+        for made in &pending {
+            self.end_life(made);
+        }
+        self.gate.set(Taking::Recovering);
+        self.trouble = Some(Trouble::Journal { pause: self.pauses.0 });
+        self.try_again();
+        let is_certain = self.trouble.is_none();
+        for made in pending {
+            let reason = error.to_string();
+            made.reply.send(Err(CommitError::Storage(if is_certain {
+                StorageError::NotWritten { reason }
+            } else {
+                StorageError::OutcomeUnknown { reason }
+            })));
+        }
+    }
+
+    /// A journal that failed outside a batch.
+    pub(super) fn journal_failed(&mut self, error: &SyncError) {
+        self.sync_failed(error, VecDeque::new());
+    }
+
+    /// The look-up store did not take what is durable: it is opened again, or built anew, from the journal.
+    fn apply_failed(&mut self, error: &IndexError, pending: VecDeque<Pending>) {
+        log::error!(error:% = error, commits = pending.len(); "look-up store failed");
+        self.gate.set(Taking::Recovering);
+        self.trouble = Some(Trouble::Index { pause: self.pauses.0 });
+        self.unannounced.extend(pending.iter().map(|made| made.announcement.clone()));
+        self.try_again();
+        let is_readable = self.trouble.is_none();
+        for made in pending {
+            if is_readable {
+                made.reply.send(Ok(made.announcement.position));
+            } else {
+                self.end_life(&made);
+                let reason = format!("written, but not readable yet: {error}");
+                made.reply.send(Err(CommitError::Storage(StorageError::OutcomeUnknown { reason })));
+            }
+        }
+    }
+
+    /// Tries to get out of trouble. Sets the next pause if that fails.
+    pub(super) fn try_again(&mut self) {
+        let (outcome, pause) = match self.trouble {
+            None => return,
+            Some(Trouble::Journal { pause }) => (self.journal.recover().map(|_| ()).map_err(|error| error.to_string()), pause),
+            Some(Trouble::Index { pause }) => (self.reopen_index(), pause),
+        };
+        match outcome {
+            Ok(()) => {
+                log::warn!("storage writes again after a failure");
+                self.trouble = None;
+                self.gate.set(Taking::Yes);
+                while let Some(announcement) = self.unannounced.pop_front() {
+                    self.publish(&announcement);
+                }
+            }
+            Err(reason) => {
+                log::error!(reason:%; "storage cannot write yet");
+                let pause = pause.saturating_mul(2).min(self.pauses.1);
+                self.trouble = self.trouble.map(|trouble| match trouble {
+                    Trouble::Journal { .. } => Trouble::Journal { pause },
+                    Trouble::Index { .. } => Trouble::Index { pause },
+                });
+            }
+        }
+    }
+
+    fn reopen_index(&mut self) -> Result<(), String> {
+        self.maintenance.cancel();
+        if let Some(index) = self.views.take() {
+            let mut shared = Some(index);
+            for _ in 0..READERS_LEAVE_STEPS {
+                match shared.take().map(Arc::try_unwrap) {
+                    None => break,
+                    // sled gives its own lock back when the last handle goes.
+                    Some(Ok(index)) => drop(index),
+                    Some(Err(still_read)) => {
+                        shared = Some(still_read);
+                        std::thread::park_timeout(READERS_LEAVE_STEP);
+                    }
+                }
+            }
+        }
+        let found = self.places.find_index();
+        let checkpoint = self.maintenance.checkpoint_position();
+        let (index, report) =
+            catch_up(&self.places, found, &self.journal, checkpoint).map_err(|error| error.to_string())?;
+        log::warn!(report:? = report; "look-up store opened again");
+        self.views.give(index);
+        Ok(())
+    }
+
+    fn end_life(&mut self, made: &Pending) {
+        if let Some(room_id) = &made.announcement.room_id {
+            self.lives.end(room_id);
+        }
+    }
+
+    fn refuse_all(&mut self, waiting: VecDeque<Waiting>, error: &dyn Fn() -> CommitError) {
+        for waiting in waiting {
+            let follows = match &waiting.commit {
+                Commit::Room(commit) => self.lives.is_next(commit),
+                Commit::Accounts(_) | Commit::ServerKeys(_) => true,
+            };
+            waiting.refuse(if follows { error() } else { CommitError::PredecessorMissing });
+        }
+    }
+}
+
+fn not_written(reason: &str) -> CommitError {
+    CommitError::Storage(StorageError::NotWritten { reason: reason.to_owned() })
+}
