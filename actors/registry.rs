@@ -134,13 +134,21 @@ struct Entries {
     /// Live rooms in the order in which they are looked at for passivation.
     hand: VecDeque<OwnedRoomId>,
     live: usize,
-    restarts: HashMap<OwnedRoomId, u64>,
+    restarts: HashMap<OwnedRoomId, Restarts>,
     failures: HashMap<OwnedRoomId, LoadFailures>,
 }
 
 enum Entry {
     Loading(Shared<BoxFuture<'static, Result<(), StartError>>>),
     Live { addr: Addr<RoomActor>, gauges: Arc<RoomGauges>, incarnation: u64 },
+}
+
+/// Discarded actors of a room.
+#[derive(Clone, Copy, Default)]
+struct Restarts {
+    count: u64,
+    /// The next start of the room's actor follows from a discard.
+    is_due: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -161,11 +169,37 @@ enum StartError {
 }
 
 enum Found {
-    Live(Addr<RoomActor>, Arc<RoomGauges>, u64),
+    Live(Addr<RoomActor>, CountedIn, u64),
     Loading(Shared<BoxFuture<'static, Result<(), StartError>>>),
     Full,
     Quarantined,
     Absent,
+}
+
+/// A message that counts as waiting in the mailbox while it is on its way there; so its actor stays.
+struct CountedIn {
+    gauges: Arc<RoomGauges>,
+    is_in_mailbox: bool,
+}
+
+impl CountedIn {
+    fn new(gauges: Arc<RoomGauges>) -> Self {
+        gauges.entered();
+        Self { gauges, is_in_mailbox: false }
+    }
+
+    /// The message is in the mailbox; the actor counts it out.
+    fn leave_to_actor(mut self) {
+        self.is_in_mailbox = true;
+    }
+}
+
+impl Drop for CountedIn {
+    fn drop(&mut self) {
+        if !self.is_in_mailbox {
+            self.gauges.left();
+        }
+    }
 }
 
 impl Rooms {
@@ -205,11 +239,10 @@ impl Rooms {
         if self.shared.is_closed.load(Ordering::Acquire) {
             return Err(AskError::Failed);
         }
-        let lookups = self.look_up(room_id, &message).await.map_err(|error| AskError::Storage(error.into()))?;
-        let mut ask = (message, lookups);
+        let mut message = message;
         for _ in 0..ENTRIES_MAX {
-            let (addr, gauges, incarnation) = match self.find(room_id) {
-                Found::Live(addr, gauges, incarnation) => (addr, gauges, incarnation),
+            let (addr, counted_in, incarnation) = match self.find(room_id) {
+                Found::Live(addr, counted_in, incarnation) => (addr, counted_in, incarnation),
                 Found::Full => return Err(AskError::Overloaded),
                 Found::Quarantined => return Err(AskError::Failed),
                 Found::Loading(loading) => {
@@ -225,18 +258,20 @@ impl Rooms {
                     continue;
                 }
             };
+            // Only now: what this actor loaded or did before the look-up is in storage or in its memory. Of an actor that
+            // starts after the look-up nobody could say that.
+            let looked_up = self.look_up(room_id, &message).await;
+            let lookups = looked_up.map_err(|error| AskError::Storage(error.into()))?;
             let (reply, answer) = oneshot::channel();
-            let (message, lookups) = ask;
             match enter(&addr, Ask { message, lookups, reply, turns: 0 }) {
-                Ok(()) => return answer.await.unwrap_or(Err(AskError::Failed)),
-                Err(Entering::Full) => {
-                    gauges.left();
-                    return Err(AskError::Overloaded);
+                Ok(()) => {
+                    counted_in.leave_to_actor();
+                    return answer.await.unwrap_or(Err(AskError::Failed));
                 }
+                Err(Entering::Full) => return Err(AskError::Overloaded),
                 Err(Entering::Stopped(returned)) => {
-                    gauges.left();
                     self.forget(room_id, incarnation);
-                    ask = (returned.message, returned.lookups);
+                    message = returned.message;
                 }
             }
         }
@@ -259,6 +294,8 @@ impl Rooms {
         match self.shared.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit))).await {
             Ok(_) => {
                 self.shared.context.gauges.room_created();
+                // Whoever makes a room uses it next. If it does not start, the first message says why.
+                let _ = self.start(&room_id).await;
                 Ok(room_id)
             }
             Err(CommitError::Conflict(Conflict::RoomExists)) => Err(AskError::Refused(CreateRefusal::RoomExists)),
@@ -284,8 +321,8 @@ impl Rooms {
     pub(crate) fn discarded(&self, room_id: &RoomId, incarnation: u64) {
         let mut entries = self.lock();
         if entries.remove_live(room_id, incarnation) {
-            let count = entries.restarts.entry(room_id.to_owned()).or_insert(0);
-            *count = count.saturating_add(1);
+            let restarts = entries.restarts.entry(room_id.to_owned()).or_default();
+            *restarts = Restarts { count: restarts.count.saturating_add(1), is_due: true };
             drop(entries);
             self.shared.context.gauges.actor_stopped(room_id, false);
         }
@@ -328,8 +365,7 @@ impl Rooms {
                 if gauges.depth() >= u64::try_from(self.shared.mailbox_capacity).unwrap_or(u64::MAX) {
                     return Found::Full;
                 }
-                gauges.entered();
-                Found::Live(addr.clone(), gauges.clone(), *incarnation)
+                Found::Live(addr.clone(), CountedIn::new(gauges.clone()), *incarnation)
             }
             Some(Entry::Loading(loading)) => Found::Loading(loading.clone()),
             None => {
@@ -387,15 +423,15 @@ impl Rooms {
             }
         };
         let incarnation = self.draw_incarnation();
-        let restarts = self.lock().restarts.get(&room_id).copied().unwrap_or(0);
+        let restarts = self.lock().take_restarts(&room_id);
         let now = self.shared.context.clock.now();
         let facts = room.facts();
-        let gauges = Arc::new(RoomGauges::new(room_id.clone(), facts, self.shared.mailbox_capacity, now, restarts));
+        let gauges = Arc::new(RoomGauges::new(room_id.clone(), facts, self.shared.mailbox_capacity, now, restarts.count));
         let context = self.shared.context.clone();
         let actor =
             RoomActor::new(room, context, gauges.clone(), self.clone(), incarnation, self.shared.idle_timeout);
         let addr = actor.start();
-        self.shared.context.gauges.actor_started(gauges.clone(), restarts > 0);
+        self.shared.context.gauges.actor_started(gauges.clone(), restarts.is_due);
         let mut entries = self.lock();
         entries.failures.remove(&room_id);
         entries.by_room.insert(room_id.clone(), Entry::Live { addr, gauges, incarnation });
@@ -452,6 +488,14 @@ impl Rooms {
 }
 
 impl Entries {
+    /// How often the room's actor was discarded, and whether the start under way follows from that.
+    fn take_restarts(&mut self, room_id: &RoomId) -> Restarts {
+        let Some(restarts) = self.restarts.get_mut(room_id) else { return Restarts::default() };
+        let taken = *restarts;
+        restarts.is_due = false;
+        taken
+    }
+
     fn remove_live(&mut self, room_id: &RoomId, incarnation: u64) -> bool {
         let is_it = matches!(
             self.by_room.get(room_id),
@@ -517,3 +561,6 @@ where
         actix::dev::SendError::Closed(ask) => Entering::Stopped(ask),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,13 +30,17 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, fut::wrap_future};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, ActorStreamExt, AsyncContext, Context, Handler, Message,
+    fut::{wrap_future, wrap_stream},
+};
+use futures_util::stream;
 use log::{error, warn};
 use ruma::{OwnedEventId, UserId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::Identity};
 use vestibule_storage::{
-    commit::{Commit, CommitError, Stores, WriterSlot},
+    commit::{Commit, CommitError, Stores, Ticket, WriterSlot},
     error::StorageError,
     room::{ClientTransaction, RoomOrigin},
 };
@@ -49,7 +53,7 @@ pub(crate) use self::{
 };
 use crate::{
     cpu_pool::CpuPool,
-    gauges::{Gauges, RoomGauges},
+    gauges::{Gauges, KnockEvent, PathTotals, RoomGauges},
     limits::KnockLimits,
     registry::{AskError, Rooms},
 };
@@ -144,7 +148,20 @@ pub(crate) struct RoomActor {
     /// The sequence number of the last commit that is durable.
     durable: u64,
     waiting: VecDeque<Waiting>,
+    /// Where commits go whose outcome is not known yet; [`Self::settle`] gets them back one by one, in this order.
+    in_flight: mpsc::UnboundedSender<InFlight>,
+    outcomes: Option<mpsc::UnboundedReceiver<InFlight>>,
+    /// A turn panicked: memory may be half changed. What was enqueued before is whole and still becomes durable.
+    is_poisoned: bool,
     is_discarded: bool,
+}
+
+/// A commit that is enqueued. There are never more than the writer has slots.
+struct InFlight {
+    sequence: u64,
+    ticket: Ticket,
+    happened: Vec<KnockEvent>,
+    paths: PathTotals,
 }
 
 /// An answer that waits for a commit.
@@ -162,6 +179,7 @@ impl RoomActor {
         incarnation: u64,
         idle_timeout: Duration,
     ) -> Self {
+        let (in_flight, outcomes) = mpsc::unbounded_channel();
         Self {
             room,
             context,
@@ -172,13 +190,16 @@ impl RoomActor {
             enqueued: 0,
             durable: 0,
             waiting: VecDeque::new(),
+            in_flight,
+            outcomes: Some(outcomes),
+            is_poisoned: false,
             is_discarded: false,
         }
     }
 
     /// The whole life of a message in the room.
     fn run<M: RoomMessage>(&mut self, mut ask: Ask<M>, slot: Option<WriterSlot>, context: &mut Context<Self>) {
-        if self.is_discarded {
+        if self.is_poisoned || self.is_discarded {
             let _ = ask.reply.send(Err(AskError::Failed));
             return;
         }
@@ -200,15 +221,16 @@ impl RoomActor {
             Err(_) => {
                 error!(room_id:% = self.room.room_id(), message = M::KIND; "turn panicked, room discarded");
                 let _ = ask.reply.send(Err(AskError::Failed));
-                self.discard(context);
+                self.is_poisoned = true;
+                self.discard_if_settled(context);
             }
             Ok(Turn::Answer(reply)) => self.answer_when_durable(ask.reply, Ok(reply)),
             Ok(Turn::Refuse(refusal, change)) => {
-                self.enqueue_if_any(*change, slot, context);
+                self.enqueue_if_any(*change, slot);
                 self.answer_when_durable(ask.reply, Err(AskError::Refused(refusal)));
             }
             Ok(Turn::Commit(change, reply)) => {
-                self.enqueue_if_any(*change, slot, context);
+                self.enqueue_if_any(*change, slot);
                 self.gauges.set_facts(self.room.facts());
                 self.answer_when_durable(ask.reply, Ok(reply));
             }
@@ -248,7 +270,7 @@ impl RoomActor {
         }
     }
 
-    fn enqueue_if_any(&mut self, change: RoomChange, slot: Option<WriterSlot>, context: &mut Context<Self>) {
+    fn enqueue_if_any(&mut self, change: RoomChange, slot: Option<WriterSlot>) {
         let Some(slot) = slot else { return };
         if change.is_empty() {
             return;
@@ -259,21 +281,43 @@ impl RoomActor {
         let paths = self.room.take_path_totals();
         let commit = change.into_commit(&self.room, self.incarnation, sequence, RoomOrigin::Existing);
         let ticket = self.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit)));
-        let durable = wrap_future::<_, Self>(ticket).map(move |outcome, actor, context| match outcome {
-            Ok(_) => {
+        // The other end is gone only when the actor stops; then nobody waits.
+        let _ = self.in_flight.send(InFlight { sequence, ticket, happened, paths });
+    }
+
+    /// Takes the outcome of a commit. They come in the order of the commits, so that a failure never overtakes a success:
+    /// who is told that nothing was written may rely on it.
+    fn settle(
+        &mut self,
+        sequence: u64,
+        outcome: Result<Vec<KnockEvent>, CommitError>,
+        paths: PathTotals,
+        context: &mut Context<Self>,
+    ) {
+        match outcome {
+            Ok(happened) => {
                 for event in happened {
-                    actor.context.gauges.knock_happened(event);
+                    self.context.gauges.knock_happened(event);
                 }
-                actor.context.gauges.add_paths(paths);
-                actor.now_durable(sequence);
+                self.context.gauges.add_paths(paths);
+                self.now_durable(sequence);
+                if self.is_poisoned {
+                    self.discard_if_settled(context);
+                }
             }
             Err(error) => {
-                warn!(room_id:% = actor.room.room_id(), error:%; "commit failed, room discarded");
-                actor.fail_waiting(&error);
-                actor.discard(context);
+                warn!(room_id:% = self.room.room_id(), error:%; "commit failed, room discarded");
+                self.fail_waiting(&error);
+                self.discard(context);
             }
-        });
-        context.spawn(durable);
+        }
+    }
+
+    /// After a panic: the next actor must not load the room before all that this one enqueued is written or refused.
+    fn discard_if_settled(&mut self, context: &mut Context<Self>) {
+        if self.durable == self.enqueued {
+            self.discard(context);
+        }
     }
 
     /// The one helper through which every answer goes: it leaves once all commits that the turn saw are durable.
@@ -335,6 +379,17 @@ impl Actor for RoomActor {
     fn started(&mut self, context: &mut Context<Self>) {
         // The registry bounds what enters by `try_send`; the context's own bound must be the same number.
         context.set_mailbox_capacity(self.rooms.mailbox_capacity());
+        if let Some(outcomes) = self.outcomes.take() {
+            let outcomes = stream::unfold(outcomes, |mut outcomes| async move {
+                let InFlight { sequence, ticket, happened, paths } = outcomes.recv().await?;
+                let outcome = ticket.await.map(|_| happened);
+                Some(((sequence, outcome, paths), outcomes))
+            });
+            let settling = wrap_stream::<_, Self>(outcomes).map(|(sequence, outcome, paths), actor, context| {
+                actor.settle(sequence, outcome, paths, context);
+            });
+            context.spawn(settling.finish());
+        }
         let half = self.idle_timeout.checked_div(2).unwrap_or(self.idle_timeout).max(Duration::from_millis(10));
         context.run_interval(half, |actor, context| {
             let idle = actor.context.clock.now().since(actor.gauges.last_active());

@@ -91,6 +91,9 @@ impl From<KnockRefusal> for Stop {
 impl AdmitKnock {
     fn admit(&self, room: &mut Room, lookups: &Lookups) -> Result<RoomChange, Stop> {
         let event = self.knock.pdu();
+        if !room.is_lived_in() {
+            return Err(KnockRefusal::ServerNotInRoom.into());
+        }
         if !room.allows(self.knock.origin()) {
             return Err(KnockRefusal::ServerDenied.into());
         }

@@ -30,6 +30,9 @@ impl RoomMessage for AdmitLeave {
     fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
         let refuse = |refusal| Turn::Refuse(refusal, Box::default());
         let event = self.leave.pdu();
+        if !room.is_lived_in() {
+            return refuse(LeaveRefusal::ServerNotInRoom);
+        }
         if !room.allows(self.leave.origin()) {
             return refuse(LeaveRefusal::ServerDenied);
         }

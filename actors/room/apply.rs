@@ -149,6 +149,11 @@ impl Room {
         if let Some(new) = &new {
             *count_of(&mut self.counts, new) = count_of(&mut self.counts, new).saturating_add(1);
         }
+        if user_id.server_name() == self.context.identity.server_name() {
+            let was_joined = u64::from(old == Some(MembershipState::Join));
+            let is_joined = u64::from(new == Some(MembershipState::Join));
+            self.local_joined = self.local_joined.saturating_sub(was_joined).saturating_add(is_joined);
+        }
         // An entry that resolution took away leaves its user outside.
         let Some(member) = entry.new.as_ref().or(entry.old.as_ref()) else { return };
         let membership = new.clone().unwrap_or(MembershipState::Leave);

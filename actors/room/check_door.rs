@@ -20,7 +20,9 @@ impl RoomMessage for CheckDoor {
     const CHANGES: bool = false;
 
     fn turn(&self, room: &mut Room, _: &Lookups) -> Turn<Self> {
-        if room.allows(&self.origin) {
+        if !room.is_lived_in() {
+            Turn::Refuse(KnockRefusal::ServerNotInRoom, Box::default())
+        } else if room.allows(&self.origin) {
             Turn::Answer(room.version().clone())
         } else {
             Turn::Refuse(KnockRefusal::ServerDenied, Box::default())

@@ -187,6 +187,10 @@ pub(super) async fn state_at(
     if version == current.version() {
         return Ok(Some(current.state().clone()));
     }
+    if version == StateVersion::default() {
+        // Before the create event there is nothing, and no row that says so.
+        return Ok(Some(StateMap::default()));
+    }
     let Some(wanted) = context.stores.rooms.state_at(room_id, version).await? else {
         return Ok(None);
     };

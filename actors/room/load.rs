@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ruma::RoomId;
+use ruma::{RoomId, events::room::member::MembershipState};
 use thiserror::Error;
 use vestibule_protocol::{
     room_graph::{Extremity, RoomGraph, StateNode},
@@ -59,6 +59,9 @@ pub(crate) async fn load(context: Arc<RoomContext>, room_id: &RoomId) -> Result<
     }
     let mut room = Room::new(room_id.to_owned(), context, graph, snapshot.next_order);
     room.counts = count_members(room.state());
+    let is_local = |user: &ruma::OwnedUserId| user.server_name() == room.context.identity.server_name();
+    let joined = room.state().users_with(&MembershipState::Join);
+    room.local_joined = u64::try_from(joined.iter().filter(|user| is_local(user)).count()).unwrap_or(u64::MAX);
     for (user_id, knock) in snapshot.knocks {
         room.pending.insert(user_id, knock.since);
     }

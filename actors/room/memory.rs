@@ -49,6 +49,8 @@ pub struct Room {
     pub(super) pending: PendingKnocks,
     pub(super) acl: ServerAcl,
     pub(super) counts: MemberCounts,
+    /// Users of this server who are in the room. None: our copy is dead.
+    pub(super) local_joined: u64,
     pub(super) next_order: TimelineOrder,
     shown: Option<Arc<ShownState>>,
     transactions: BTreeMap<ClientTransaction, OwnedEventId>,
@@ -65,6 +67,7 @@ impl Room {
             pending: PendingKnocks::default(),
             acl: ServerAcl::absent(),
             counts: MemberCounts::default(),
+            local_joined: 0,
             next_order,
             shown: None,
             transactions: BTreeMap::new(),
@@ -93,6 +96,11 @@ impl Room {
     /// Whether the room's ACL lets a server take part.
     pub fn allows(&self, server: &ServerName) -> bool {
         self.acl.allows(server)
+    }
+
+    /// Whether somebody of this server is in the room.
+    pub fn is_lived_in(&self) -> bool {
+        self.local_joined > 0
     }
 
     /// Our wall clock.

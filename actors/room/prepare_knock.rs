@@ -83,6 +83,9 @@ impl From<DraftStop> for Stop {
 
 impl PrepareKnock {
     fn template(&self, room: &mut Room, lookups: &Lookups) -> Result<KnockTemplate, Stop> {
+        if !room.is_lived_in() {
+            return Err(KnockRefusal::ServerNotInRoom.into());
+        }
         if !room.allows(&self.origin) {
             return Err(KnockRefusal::ServerDenied.into());
         }

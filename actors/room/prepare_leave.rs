@@ -38,6 +38,9 @@ impl RoomMessage for PrepareLeave {
 
     fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
         let refuse = |refusal| Turn::Refuse(refusal, Box::default());
+        if !room.is_lived_in() {
+            return refuse(LeaveRefusal::ServerNotInRoom);
+        }
         if !room.allows(&self.origin) {
             return refuse(LeaveRefusal::ServerDenied);
         }

@@ -200,10 +200,10 @@ impl World {
         impl ServiceFactory<
             ServiceRequest,
             Config = (),
-            Response = ServiceResponse<impl MessageBody>,
+            Response = ServiceResponse<impl MessageBody + use<>>,
             Error = Error,
             InitError = (),
-        >,
+        > + use<>,
     > {
         crate::application(self.app.clone(), served_at(kinds), self.connections.clone())
     }

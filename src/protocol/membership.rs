@@ -104,6 +104,9 @@ pub enum KnockBucket {
 /// Why a knock is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KnockRefusal {
+    /// Nobody of this server is in the room any more: what we know of it is a dead copy.
+    #[error("nobody of this server is in the room")]
+    ServerNotInRoom,
     /// The room's ACL denies the server.
     #[error("the server is denied by the room's ACL")]
     ServerDenied,
@@ -187,6 +190,7 @@ impl KnockRefusal {
     /// The fact in snake_case, as the actor stats and the audit name it.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::ServerNotInRoom => "server_not_in_room",
             Self::ServerDenied => "server_denied",
             Self::VersionNotOffered { .. } => "version_not_offered",
             Self::VersionCannotKnock => "version_cannot_knock",
@@ -211,6 +215,9 @@ impl KnockRefusal {
 /// Why another server's user cannot leave.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LeaveRefusal {
+    /// Nobody of this server is in the room any more.
+    #[error("nobody of this server is in the room")]
+    ServerNotInRoom,
     /// The room's ACL denies the server.
     #[error("the server is denied by the room's ACL")]
     ServerDenied,

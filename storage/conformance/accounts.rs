@@ -113,6 +113,7 @@ pub async fn users_page_in_the_order_of_their_ids(world: &mut World) {
             break;
         }
         paged.extend(page);
+        assert!(paged.len() <= expected.len(), "pages repeat rows: {paged:?}");
     }
     assert_eq!(paged.iter().map(|user| user.user_id.clone()).collect::<Vec<_>>(), expected);
     assert_eq!(accounts.users(None, ALL).await.unwrap(), paged);
@@ -342,6 +343,7 @@ pub async fn published_rooms_page_in_the_order_of_their_ids(world: &mut World) {
             break;
         }
         paged.extend(page);
+        assert!(paged.len() <= expected.len(), "pages repeat rows: {paged:?}");
     }
     assert_eq!(paged, expected);
 }

@@ -120,6 +120,7 @@ pub async fn timeline_pages_forward(world: &mut World) {
         assert!(page.len() <= 5);
         from = last.order;
         paged.extend(page.iter().map(|stored| stored.event.event_id().to_owned()));
+        assert!(paged.len() <= expected.len(), "pages repeat events: {paged:?}");
     }
     assert_eq!(paged, expected);
 }
@@ -139,6 +140,7 @@ pub async fn timeline_pages_backward(world: &mut World) {
         assert!(page.len() <= 5);
         from = last.order.map(|order| TimelineOrder(order.0 - 1));
         paged.extend(page.iter().map(|stored| stored.event.event_id().to_owned()));
+        assert!(paged.len() <= expected.len(), "pages repeat events: {paged:?}");
     }
     assert_eq!(paged, expected);
 }
@@ -343,6 +345,7 @@ pub async fn rooms_are_listed_in_the_order_of_their_ids(world: &mut World) {
             break;
         }
         paged.extend(page.into_iter().map(|row| row.room_id));
+        assert!(paged.len() <= expected.len(), "pages repeat rooms: {paged:?}");
     }
     assert_eq!(paged, expected);
     let between = RoomId::parse("!aaa:here.example").unwrap();

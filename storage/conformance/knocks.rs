@@ -48,6 +48,7 @@ async fn page_through(world: &World, room: Option<&RoomFixture>, limit: usize) -
             return rows;
         }
         rows.extend(page);
+        assert!(rows.len() < ALL, "pages repeat knocks");
     }
 }
 
@@ -194,6 +195,7 @@ pub async fn decisions_page_without_gaps_or_repeats(world: &mut World) {
         let Some((number, _)) = page.last() else { break };
         before = Some(*number);
         paged.extend(page.into_iter().map(|(_, decision)| decision));
+        assert!(paged.len() <= expected.len(), "pages repeat decisions: {paged:?}");
         world.room(fixture.refusal(&remote("late"), "too_many")).await;
     }
     assert_eq!(paged, expected);

@@ -32,6 +32,40 @@ impl RustText {
         self.code.iter().zip(&self.is_test).enumerate().filter(|(_, (_, is_test))| **is_test).map(numbered)
     }
 
+    /// What `use` brings in, each name as a whole path, with the line it stands on.
+    pub fn imports(&self) -> Vec<(usize, String)> {
+        let mut found = Vec::new();
+        let mut prefixes: Vec<String> = Vec::new();
+        let mut path = String::new();
+        let mut is_in_use = false;
+        for (index, line) in self.code.iter().enumerate() {
+            let mut rest = line.as_str();
+            if !is_in_use {
+                let trimmed = line.trim_start();
+                let after_pub = trimmed.strip_prefix("pub").map_or(trimmed, |rest| rest.trim_start_matches(|char| char != ' ').trim_start());
+                let Some(after) = after_pub.strip_prefix("use ") else { continue };
+                (is_in_use, rest) = (true, after);
+            }
+            for char in rest.chars() {
+                match char {
+                    '{' => prefixes.push(std::mem::take(&mut path)),
+                    ',' | '}' | ';' => {
+                        if !path.is_empty() {
+                            found.push((index + 1, prefixes.concat() + &std::mem::take(&mut path)));
+                        }
+                        if char == '}' {
+                            prefixes.pop();
+                        }
+                        is_in_use &= char != ';';
+                    }
+                    ' ' => {}
+                    other => path.push(other),
+                }
+            }
+        }
+        found
+    }
+
     /// Modules without a body that are declared under a test `cfg`.
     pub fn test_modules(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -244,6 +278,15 @@ mod tests {
         let shipped: Vec<usize> = source.shipped().map(|(line, _)| line).collect();
         assert_eq!(shipped, [1, 6, 9]);
         assert!(source.test_modules().is_empty());
+    }
+
+    #[test]
+    fn imports_are_whole_paths() {
+        let text = "use std::{\n    collections::{BTreeMap, BTreeSet},\n    fs,\n};\npub(crate) use a::b;\nfn f() { use_it(); }\nuse c::d as e;\n";
+        let found = RustText::parse(text).imports();
+        let found: Vec<(usize, &str)> = found.iter().map(|(line, path)| (*line, path.as_str())).collect();
+        let expected = [(2, "std::collections::BTreeMap"), (2, "std::collections::BTreeSet"), (3, "std::fs"), (5, "a::b"), (7, "c::dase")];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -22,3 +22,6 @@ async fn whoami(caller: Caller) -> Result<HttpResponse, MatrixError> {
     response.device_id = Some(caller.device_id);
     answer(response)
 }
+
+#[cfg(test)]
+mod tests;

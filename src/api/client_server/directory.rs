@@ -147,3 +147,6 @@ async fn aliases(
     let rows = app.stores.accounts.aliases_of(&request.room_id).await?;
     answer(aliases::v3::Response::new(rows.into_iter().map(|row| row.alias).collect()))
 }
+
+#[cfg(test)]
+mod tests;

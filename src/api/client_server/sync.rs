@@ -256,3 +256,6 @@ fn sorted(news: Vec<(OwnedRoomId, News)>) -> Rooms {
     }
     rooms
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! Stored events for the tests of what clients see.
 //! May not: be used outside tests.
 
+pub mod server;
+
 use std::sync::Arc;
 
 use ruma::{

@@ -27,6 +27,7 @@ const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 impl From<KnockRefusal> for MatrixError {
     fn from(refusal: KnockRefusal) -> Self {
         match refusal {
+            KnockRefusal::ServerNotInRoom => Self::room_not_here(),
             KnockRefusal::ServerDenied => Self::forbidden("this server is denied by the room"),
             KnockRefusal::VersionNotOffered { room_version } => Self::incompatible_room_version(&room_version),
             KnockRefusal::VersionCannotKnock
@@ -77,6 +78,7 @@ impl From<HandshakeRefusal> for MatrixError {
 impl From<LeaveRefusal> for MatrixError {
     fn from(refusal: LeaveRefusal) -> Self {
         match refusal {
+            LeaveRefusal::ServerNotInRoom => Self::room_not_here(),
             LeaveRefusal::ServerDenied => Self::forbidden("this server is denied by the room"),
             LeaveRefusal::NotAMember => Self::forbidden("this user is not in the room and has no knock or invite"),
             LeaveRefusal::NotAuthorized { .. } => Self::forbidden("this user may not leave this room"),
