@@ -9,6 +9,8 @@ pub mod limits;
 pub mod registry;
 pub mod room;
 pub mod sync_notifier;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use crate::{
     cpu_pool::CpuPool,

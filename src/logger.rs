@@ -12,8 +12,8 @@ pub const LINE_BYTES_MAX: usize = 2048;
 /// What ends a line that was cut.
 const CUT: &str = " [cut]";
 
-/// Used when `RUST_LOG` is not set. The quieter targets report each worker thread and each segment at info.
-const DEFAULT_FILTER: &str = "info,actix_server=warn,sled=warn";
+/// Used when `RUST_LOG` is not set. The quieter targets report each worker thread, each segment and each rule at info.
+const DEFAULT_FILTER: &str = "info,actix_server=warn,sled=warn,ruma_state_res=warn";
 
 /// Installs the logger for the process. A second call changes nothing.
 pub fn install() {

@@ -1,1 +1,6 @@
+//! What a room promises, asked through its door and looked up in storage afterwards.
+//! May not: sleep, or look only at memory where storage is the truth.
+
+mod admission;
+mod support;
 

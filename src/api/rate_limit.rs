@@ -186,3 +186,71 @@ impl Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, net::IpAddr};
+
+    use super::*;
+    use crate::testing::{RuntimeClock, rates};
+
+    #[actix_web::test]
+    async fn off_means_no_rate_and_on_says_when() {
+        tokio::time::pause();
+        let clock = RuntimeClock::start();
+        let address = ClientAddress(IpAddr::from([192, 0, 2, 1]));
+        let off = Limits::new(rates(false));
+        for _ in 0..1_000 {
+            off.logins_by_address.take(&address, &clock).unwrap();
+        }
+        let on = Limits::new(rates(true));
+        for _ in 0..3 {
+            on.logins_by_address.peek(&address, &clock).unwrap();
+            on.logins_by_address.take(&address, &clock).unwrap();
+        }
+        let error = on.logins_by_address.take(&address, &clock).unwrap_err();
+        assert_eq!(error, MatrixError::limit_exceeded(Duration::from_secs(1)));
+        assert_eq!(on.logins_by_address.peek(&address, &clock), Err(error));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        on.logins_by_address.take(&address, &clock).unwrap();
+    }
+
+    /// Refuses until the clock has passed `ready_at`, and says how long that takes.
+    async fn hold(limits: &Limits, clock: &RuntimeClock, ready_at: Duration, attempts: &Cell<u32>) -> Result<(), Duration> {
+        let attempt = async || {
+            attempts.set(attempts.get() + 1);
+            let left = ready_at.saturating_sub(clock.monotonic());
+            if left.is_zero() { Ok(()) } else { Err(left) }
+        };
+        limits.hold_until(clock, attempt, |left| Some(*left)).await
+    }
+
+    #[actix_web::test]
+    async fn holds_are_as_long_as_they_must_and_no_longer_than_they_may() {
+        tokio::time::pause();
+        let clock = RuntimeClock::start();
+        let limits = Limits::new(rates(true));
+        let attempts = Cell::new(0);
+        assert_eq!(hold(&limits, &clock, Duration::from_secs(3), &attempts).await, Ok(()));
+        assert_eq!(attempts.replace(0), 2);
+        assert_eq!(clock.monotonic().as_secs(), 3);
+        let too_far = clock.monotonic() + HOLD_MAX + Duration::from_millis(1);
+        assert!(hold(&limits, &clock, too_far, &attempts).await.is_err());
+        assert_eq!(attempts.get(), 1, "refused at once, not after the wait");
+        assert_eq!(clock.monotonic().as_secs(), 3);
+        let final_refusal = limits.hold_until(&clock, async || Err::<(), _>("no"), |_| None).await;
+        assert_eq!(final_refusal, Err("no"));
+    }
+
+    #[actix_web::test]
+    async fn only_so_many_are_held() {
+        tokio::time::pause();
+        let clock = RuntimeClock::start();
+        let limits = Limits::new(rates(true));
+        let attempts = Cell::new(0);
+        let held = (0..HELD_MAX + 10).map(|_| hold(&limits, &clock, Duration::from_secs(1), &attempts));
+        let outcomes = futures_util::future::join_all(held).await;
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), HELD_MAX);
+        assert_eq!(hold(&limits, &clock, clock.monotonic() + Duration::from_secs(1), &attempts).await, Ok(()), "places come back");
+    }
+}

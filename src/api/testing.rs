@@ -61,6 +61,12 @@ const TEST_LISTENER: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
 /// Follows the runtime's clock, paused or not.
 pub(crate) struct RuntimeClock(tokio::time::Instant);
 
+impl RuntimeClock {
+    pub(crate) fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
+
 impl Clock for RuntimeClock {
     fn now(&self) -> UnixMillis {
         NOW.plus(self.monotonic())
@@ -133,7 +139,7 @@ impl World {
     }
 
     pub(crate) fn with(rates: Rates, change: impl FnOnce(&mut ApiSettings)) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(RuntimeClock(tokio::time::Instant::now()));
+        let clock: Arc<dyn Clock> = Arc::new(RuntimeClock::start());
         let notifier = SyncNotifier::default();
         let stores = MemoryStorage::with_listener(Arc::new(notifier.clone())).stores();
         let identity = Arc::new(identity("us.test", 1));

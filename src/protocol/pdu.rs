@@ -3,6 +3,8 @@
 
 pub mod checks;
 pub mod event_builder;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

@@ -11,7 +11,7 @@
 
 mod node;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -1,6 +1,7 @@
 //! The look-up store: one sled tree that follows the journal and says how far.
 //! May not: be written before the journal is durable, or be believed when it disagrees with it.
 
+use std::io;
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -73,6 +74,7 @@ impl Index {
     /// Opens or makes the store. A panic inside sled is an error like any other.
     pub(crate) fn open(path: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
         guarded(|| {
+            make_private_dir(path).map_err(|error| IndexError(error.to_string()))?;
             // The background flush stays at its default: without it sled never cleans its log.
             let db = sled::Config::new().path(path).cache_capacity(cache_bytes).open()?;
             Ok(Self { db })
@@ -128,7 +130,7 @@ impl Index {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<IVec>, IndexError> {
-        Ok(self.db.get(key)?)
+        guarded(|| Ok(self.db.get(key)?))
     }
 
     /// The value under a key in its stored form.
@@ -165,23 +167,32 @@ impl Iterator for Entries {
     type Item = Result<(IVec, IVec), IndexError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|entry| entry.map_err(IndexError::from))
+        guarded(|| Ok(self.0.next().transpose()?)).transpose()
     }
 }
 
 impl DoubleEndedIterator for Entries {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.0.next_back().map(|entry| entry.map_err(IndexError::from))
+        guarded(|| Ok(self.0.next_back().transpose()?)).transpose()
     }
 }
 
 /// Calls into sled, taking a panic for an error.
-pub(crate) fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
     // Nothing of ours is half-changed by a panic in there: what sled holds is judged anew when it is opened again.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         Err(IndexError(format!("panicked: {}", text.unwrap_or("without words"))))
     })
+}
+
+/// sled gives its files the usual modes, and they hold private messages and token hashes.
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
 }
 
 fn meta(name: &str) -> Vec<u8> {

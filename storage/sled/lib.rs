@@ -271,6 +271,17 @@ impl SledStorage {
         let handle = Handle::new(lock, places, views, sink, thread);
         Ok(Opened { stores, report, handle })
     }
+
+    /// Builds the look-up store anew on a stopped server, and closes. A damaged end of the journal is cut. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a journal that is damaged before its end cannot be helped.
+    pub fn rebuild(options: Options) -> Result<OpenReport, OpenError> {
+        let opened = Self::open(Options { index: IndexChoice::Rebuild, ..options })?;
+        let closed = opened.handle.close();
+        closed.map_err(|error| OpenError::Index { reason: error.to_string() })?;
+        Ok(opened.report)
+    }
 }
 
 /// A data directory that is locked, sound and brought up to date, before anything writes to it.

@@ -12,7 +12,7 @@ use vestibule_protocol::stream::StreamPosition;
 use vestibule_storage::error::StorageError;
 use vestibule_storage::Read;
 
-use crate::index::{Index, IndexError, guarded};
+use crate::index::{Index, IndexError};
 
 /// Marks of rooms and users; those that share one disturb each other's reads, nothing more.
 const MARKS: usize = 256;
@@ -125,23 +125,15 @@ impl Views {
     ) -> Result<T, StorageError> {
         let closed = || StorageError::Unavailable { reason: "the look-up store is not open".to_owned() };
         let index = self.index().ok_or_else(closed)?;
-        let read = || {
-            let mut outcome = None;
-            let called = guarded(|| {
-                outcome = Some(read(&index));
-                Ok(())
-            });
-            outcome.unwrap_or_else(|| Err(called.err().map_or_else(closed, StorageError::from)))
-        };
         for _ in 0..UNDISTURBED_ATTEMPTS {
             let Some(before) = self.settled(subject) else { break };
-            let outcome = read();
+            let outcome = read(&index);
             if self.mark(subject) == before {
                 return outcome;
             }
         }
         let _no_writer_inside = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        read()
+        read(&index)
     }
 
     fn mark(&self, subject: Subject) -> u64 {
@@ -151,11 +143,11 @@ impl Views {
     /// The mark while nothing is being applied to the subject.
     fn settled(&self, subject: Subject) -> Option<u64> {
         let mark = self.mark(subject);
-        if mark % 2 == 0 {
+        if mark.is_multiple_of(2) {
             return Some(mark);
         }
         drop(self.gate.read().unwrap_or_else(PoisonError::into_inner));
-        Some(self.mark(subject)).filter(|mark| mark % 2 == 0)
+        Some(self.mark(subject)).filter(|mark| mark.is_multiple_of(2))
     }
 }
 

@@ -8,7 +8,7 @@ mod maintenance;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -279,10 +279,7 @@ impl Writer {
         match self.trouble {
             // The writer itself holds a sender, so there is always one.
             None => self.orders.recv().ok(),
-            Some(Trouble::Journal { pause } | Trouble::Index { pause }) => match self.orders.recv_timeout(pause) {
-                Ok(order) => Some(order),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(Trouble::Journal { pause } | Trouble::Index { pause }) => self.orders.recv_timeout(pause).ok(),
         }
     }
 
@@ -326,13 +323,16 @@ impl Writer {
                 Order::Pin(..) | Order::Unpin | Order::Checkpoint(_) | Order::Close(_) => {}
             }
         }
-        self.maintenance.cancel();
         if self.trouble.is_some() {
             self.try_again();
         }
         let sealed = self.journal.rotate().map(|_| ()).map_err(|error| error.to_string());
         let flushed = match self.views.take() {
-            Some(index) => index.flush().map_err(|error| error.to_string()),
+            Some(index) => {
+                let flushed = index.flush().map_err(|error| error.to_string());
+                self.release(index);
+                flushed
+            }
             None => Err("the look-up store is not open".to_owned()),
         };
         // The look-up store is built anew if need be, so only the journal decides.

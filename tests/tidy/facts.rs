@@ -93,8 +93,8 @@ const NAMED_REFUSALS: [(&str, &str); 3] = [
     ("src/api/server_server/handshake.rs", "DoorRefusal"),
 ];
 
-fn rust_file(path: &str) -> RustFile {
-    tree::rust_files().into_iter().find(|file| file.path == path).unwrap_or_else(|| panic!("{path} is gone"))
+fn rust_file(path: &str) -> &'static RustFile {
+    tree::rust_files().iter().find(|file| file.path == path).unwrap_or_else(|| panic!("{path} is gone"))
 }
 
 /// The lines of the item whose first line begins with one of `starts`, up to the closing brace in the first column.
@@ -159,7 +159,7 @@ fn every_fact_has_its_row_in_the_error_table() {
     for (path, enums) in REPORTED {
         let file = rust_file(path);
         for name in enums {
-            for (line, variant) in variants(&file, name) {
+            for (line, variant) in variants(file, name) {
                 let fact = format!("{name}::{variant}");
                 let is_in = |text: &str| {
                     text.match_indices(&fact).any(|(at, _)| !text[at + fact.len()..].starts_with(|char: char| char.is_alphanumeric() || char == '_'))
@@ -220,7 +220,7 @@ fn refusals_are_named_by_their_variants_and_explained_in_the_readme() {
     for (path, refusal) in NAMED_REFUSALS {
         let file = rust_file(path);
         let given = item(&file.text.quoted, &[format!("impl {refusal} {{")]);
-        for (line, variant) in variants(&file, refusal) {
+        for (line, variant) in variants(file, refusal) {
             let name = snake_case(&variant);
             let arm = format!("Self::{variant}");
             let is_named = given.iter().any(|(_, line)| {
@@ -259,7 +259,7 @@ fn the_readme_draws_exactly_the_crates_that_exist() {
 fn the_readme_tells_all_commands_and_metrics() {
     let readme = tree::read("README.md");
     let mut complaints = Vec::new();
-    let commands = variants(&rust_file("src/args.rs"), "Command");
+    let commands = variants(rust_file("src/args.rs"), "Command");
     let told = first_column(&readme, "Commands");
     for (line, variant) in commands {
         let name = snake_case(&variant).replace('_', "-");

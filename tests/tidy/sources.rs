@@ -100,7 +100,7 @@ fn names_have_a_noun() {
             complaints.push(Complaint::new(path, 0, format!("`{part}` says nothing about what is inside")));
         }
     }
-    for file in &tree::rust_files() {
+    for file in tree::rust_files() {
         for (index, code) in file.text.code.iter().enumerate() {
             let words: Vec<&str> = code
                 .split(|char: char| !char.is_alphanumeric() && char != '_')
@@ -129,7 +129,7 @@ fn specification_links_carry_the_one_version() {
             let loose = line.match_indices(SPEC_HOST).any(|(at, _)| !is_pinned(at));
             if (loose && !line.contains("concat!(")) || line.contains(concat!("matrix.org/docs/", "spec")) {
                 let reason = format!("a link to the specification begins with {SPEC_HOST}{SPEC_VERSION}, so that it still says the same later");
-                complaints.push(Complaint::new(&path, index + 1, reason));
+                complaints.push(Complaint::new(path, index + 1, reason));
             }
         }
     }
@@ -157,7 +157,7 @@ fn nothing_is_left_over() {
 #[test]
 fn tests_wait_for_conditions_and_never_sleep() {
     let mut complaints = Vec::new();
-    for file in &tree::rust_files() {
+    for file in tree::rust_files() {
         let mut time_is_virtual = false;
         for (line, code) in file.tests() {
             if code.contains("#[") && code.contains("test") {
@@ -183,7 +183,7 @@ fn maps_without_order_are_private_look_ups() {
     let files = tree::rust_files();
     let mut complaints = Vec::new();
     let mut met = BTreeSet::new();
-    for (file, line, code) in shipped_lines(&files).filter(|(_, _, code)| has_word(code, "HashMap") || has_word(code, "HashSet")) {
+    for (file, line, code) in shipped_lines(files).filter(|(_, _, code)| has_word(code, "HashMap") || has_word(code, "HashSet")) {
         if UNORDERED.iter().any(|(path, _)| *path == file.path) {
             met.insert(file.path.as_str());
             let is_public = code.trim_start().starts_with("pub ") && !code.contains(" use ");
@@ -217,12 +217,12 @@ fn the_floor_only_computes_and_rooms_stay_inside() {
     let mut complaints = Vec::new();
     // `use std::{fs, io}` names `std::fs` too.
     let mut imports: BTreeMap<(&str, usize), Vec<String>> = BTreeMap::new();
-    for file in &files {
+    for file in files {
         for (line, path) in file.text.imports() {
             imports.entry((file.path.as_str(), line)).or_default().push(path);
         }
     }
-    for (file, line, code) in shipped_lines(&files) {
+    for (file, line, code) in shipped_lines(files) {
         let (words, reason): (&[&str], &str) = match file.crate_dir() {
             "src/protocol" => (&IMPURE, "decisions are pure: no IO, no clock, no randomness, no waiting"),
             "actors" => (&OUTSIDE, "a room reaches neither files nor the network"),
@@ -239,7 +239,7 @@ fn the_floor_only_computes_and_rooms_stay_inside() {
 #[test]
 fn lints_are_expected_with_a_reason_and_never_allowed() {
     let mut complaints = Vec::new();
-    for file in &tree::rust_files() {
+    for file in tree::rust_files() {
         for (index, code) in file.text.code.iter().enumerate() {
             if has_word(code, "#[allow(") || has_word(code, "#![allow(") {
                 complaints.push(Complaint::new(&file.path, index + 1, "an exception from a lint is an `expect` with its proof"));
@@ -265,7 +265,7 @@ fn no_file_knows_where_it_lies() {
     let mut complaints = Vec::new();
     for (path, lines) in tree::texts() {
         for (index, _) in lines.iter().enumerate().filter(|(_, line)| line.contains(&here)) {
-            complaints.push(Complaint::new(&path, index + 1, "the path of one machine"));
+            complaints.push(Complaint::new(path, index + 1, "the path of one machine"));
         }
     }
     none(complaints);

@@ -1,10 +1,11 @@
-//! The repository as files: what git would keep, read once for each rule.
+//! The repository as files: what git would keep, read once for all rules.
 //! May not: follow links, or look at what is ignored.
 
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use super::rust_text::RustText;
@@ -115,7 +116,18 @@ fn walk(path: &Path, name: &str, found: &mut Vec<String>) {
 }
 
 /// Text files with their lines; what is not UTF-8 is left out.
-pub fn texts() -> Vec<(String, Vec<String>)> {
+pub fn texts() -> &'static [(String, Vec<String>)] {
+    static READ: LazyLock<Vec<(String, Vec<String>)>> = LazyLock::new(read_texts);
+    &READ
+}
+
+/// Every Rust file. Files under `tests`, and modules that their parent declares for tests, are tests with all below them.
+pub fn rust_files() -> &'static [RustFile] {
+    static READ: LazyLock<Vec<RustFile>> = LazyLock::new(read_rust_files);
+    &READ
+}
+
+fn read_texts() -> Vec<(String, Vec<String>)> {
     files()
         .into_iter()
         .filter_map(|path| {
@@ -125,8 +137,7 @@ pub fn texts() -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// Every Rust file. Files under `tests`, and modules that their parent declares for tests, are tests with all below them.
-pub fn rust_files() -> Vec<RustFile> {
+fn read_rust_files() -> Vec<RustFile> {
     let mut files: Vec<RustFile> = files()
         .into_iter()
         .filter(|path| path.ends_with(".rs"))

@@ -19,27 +19,28 @@ fn get(uri: &str, token: &str) -> TestRequest {
     TestRequest::get().uri(uri).insert_header((AUTHORIZATION, format!("Bearer {token}")))
 }
 
-/// A world in which two users of a peer have knocked on one room.
+/// A world in which two users of a peer have knocked on one room, and a third one was refused.
 async fn two_knocks() -> (World, String) {
     let world = World::new();
     let peer = Peer::new("them.test", 2);
     world.know(&peer).await;
     let room_id = world.room(RoomVersionId::V10, "knock", &[]).await;
     let service = init_service(world.application(&BOTH)).await;
-    for user in ["@ann:them.test", "@bob:them.test"] {
-        let make = format!("/_matrix/federation/v1/make_knock/{room_id}/{user}?ver=10");
-        let (status, template) = ask(&service, peer.get(&make).to_request()).await;
-        assert_eq!(status, 200, "{template}");
+    let make = format!("/_matrix/federation/v1/make_knock/{room_id}/@ann:them.test?ver=10");
+    let (status, template) = ask(&service, peer.get(&make).to_request()).await;
+    assert_eq!(status, 200, "{template}");
+    // Many knocks made from one template are the normal case; the third one is over the cap of its server.
+    for (user, expected) in [("@ann:them.test", 200), ("@bob:them.test", 200), ("@eve:them.test", 403)] {
         let mut event = template["event"].clone();
+        event["sender"] = json!(user);
+        event["state_key"] = json!(user);
         event["origin_server_ts"] = json!(NOW.0);
         event["content"]["reason"] = json!(format!("I am {user}"));
         let (event_id, knock) = peer.sign(event, RoomVersionId::V10);
         let send = format!("/_matrix/federation/v1/send_knock/{room_id}/{event_id}");
-        assert_eq!(ask(&service, peer.put(&send, &knock).to_request()).await.0, 200);
+        let (status, body) = ask(&service, peer.put(&send, &knock).to_request()).await;
+        assert_eq!(status, expected, "{body}");
     }
-    let third = format!("/_matrix/federation/v1/make_knock/{room_id}/@eve:them.test?ver=10");
-    let (status, body) = ask(&service, peer.get(&third).to_request()).await;
-    assert_eq!((status, &body["errcode"]), (403, &json!("M_FORBIDDEN")), "the cap of this server: {body}");
     (world, room_id.to_string())
 }
 
@@ -54,7 +55,7 @@ async fn stats_say_what_happened() {
     assert_eq!(totals["rooms_stored"], 1);
     assert_eq!(totals["actors_live"], 1);
     let knocks = json!({
-        "prepared": 2, "admitted": 2, "refused": { "too_many_pending_from_origin": 1 },
+        "prepared": 1, "admitted": 2, "refused": { "too_many_pending_from_origin": 1 },
         "retracted": 0, "accepted": 0, "denied": 0, "pending": 2,
     });
     assert_eq!(totals["knocks"], knocks);
@@ -65,7 +66,7 @@ async fn stats_say_what_happened() {
     assert_eq!(actor["pending_knocks"], 2);
     assert_eq!(actor["members"], json!({ "join": 1, "invite": 0, "knock": 2, "leave": 0, "ban": 0 }));
     assert_eq!(actor["mailbox"], json!({ "depth": 0, "capacity": 16 }));
-    assert_eq!(actor["messages"]["admit_knock"], 2);
+    assert_eq!(actor["messages"]["admit_knock"], 3);
     for number in ["handling_p50_us", "handling_p99_us", "forward_extremities", "started_ms", "last_active_ms", "restarts"] {
         assert!(actor[number].is_u64(), "{number}");
     }

@@ -28,11 +28,9 @@ const PUSH_RULES: &str = "m.push_rules";
 
 /// Mounts the endpoints.
 pub fn routes(config: &mut web::ServiceConfig) {
-    config
-        .service(web::resource(each("/user/{user_id}/account_data/{type}")).get(get_global).put(put_global))
-        .service(
-            web::resource(each("/user/{user_id}/rooms/{room_id}/account_data/{type}")).get(get_of_room).put(put_of_room),
-        );
+    config.service(web::resource(each("/user/{user_id}/account_data/{type}")).get(get_global).put(put_global)).service(
+        web::resource(each("/user/{user_id}/rooms/{room_id}/account_data/{type}")).get(get_of_room).put(put_of_room),
+    );
 }
 
 async fn get_global(caller: Caller, path: PathArguments, app: web::Data<App>) -> Result<HttpResponse, MatrixError> {
@@ -109,9 +107,13 @@ mod tests {
 
     #[test]
     fn types_are_bounded_and_two_are_the_servers() {
-        for (kind, status) in
-            [("m.direct", None), ("org.example.é", None), ("m.fully_read", Some(405)), ("m.push_rules", Some(405)), ("", Some(400))]
-        {
+        for (kind, status) in [
+            ("m.direct", None),
+            ("org.example.é", None),
+            ("m.fully_read", Some(405)),
+            ("m.push_rules", Some(405)),
+            ("", Some(400)),
+        ] {
             assert_eq!(check_kind(kind).err().map(|error| error.status.as_u16()), status, "{kind}");
         }
         assert_eq!(check_kind(&"k".repeat(256)).unwrap_err().status, 400);

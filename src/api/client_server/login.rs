@@ -71,10 +71,8 @@ async fn login(
     app.limits.logins_by_address.take(&address.for_limits(), &*app.clock)?;
     let attempt = Attempt::read(body)?;
     let user_id = authenticate(&app, &attempt.user, attempt.password).await?;
-    let session = attempt
-        .device
-        .into_session(&user_id, &*app.stores.accounts, &*app.randomness, app.clock.now())
-        .await?;
+    let session =
+        attempt.device.into_session(&user_id, &*app.stores.accounts, &*app.randomness, app.clock.now()).await?;
     commit(&app.stores, vec![session.change]).await?;
     let mut response = Response::new(user_id, session.access_token, session.device_id);
     let base_url = app.settings.well_known_client.clone();
@@ -209,7 +207,10 @@ mod tests {
                 ErrorCode::InvalidParam,
             ),
             (
-                format!(r#"{{"type":"m.login.password",{identifier},"password":"x","device_id":"{}"}}"#, "d".repeat(256)),
+                format!(
+                    r#"{{"type":"m.login.password",{identifier},"password":"x","device_id":"{}"}}"#,
+                    "d".repeat(256)
+                ),
                 ErrorCode::InvalidParam,
             ),
         ] {

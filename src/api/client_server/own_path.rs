@@ -41,7 +41,8 @@ mod tests {
             let path = PathArguments::of("/user/{user_id}", path).unwrap();
             assert_eq!(check_own(&caller, &path).err().map(|error| error.status.as_u16()), status, "{path:?}");
         }
-        let long = PathArguments::of("/user/{user_id}", &format!("/user/@{}:example.org", "a".repeat(10_000_000))).unwrap();
+        let long =
+            PathArguments::of("/user/{user_id}", &format!("/user/@{}:example.org", "a".repeat(10_000_000))).unwrap();
         assert_eq!(check_own(&caller, &long).unwrap_err().status, 400);
     }
 }

@@ -19,7 +19,8 @@ use crate::{
 
 /// What is verified for a user who does not exist or has no password, so that the answer takes the same time. Made of drawn
 /// bytes and no password; a test holds its cost to that of real hashes.
-const NOBODYS_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$cBUc6gwnlTt3mdx8Fyh/zQ$J02NwDRPAe+QJrJESaHeBa9wsZWRsXmkFShXhrYSjhI";
+const NOBODYS_HASH: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$cBUc6gwnlTt3mdx8Fyh/zQ$J02NwDRPAe+QJrJESaHeBa9wsZWRsXmkFShXhrYSjhI";
 
 /// Longest password in bytes: beyond it more bytes add nothing but work. Synapse has the same bound.
 pub const PASSWORD_BYTES_MAX: usize = 512;
@@ -134,7 +135,8 @@ mod tests {
         let cpu = CpuPool::new(2);
         let stored = hash(&cpu, password("sesame"), [1; 16]).await.unwrap();
         let long = "a".repeat(10_000_000);
-        for (tried, expected) in [("sesame", true), ("Sesame", false), ("", false), ("sesame ", false), (&long, false)] {
+        for (tried, expected) in [("sesame", true), ("Sesame", false), ("", false), ("sesame ", false), (&long, false)]
+        {
             let verified = verify(&cpu, password(tried), Some(stored.clone())).await.unwrap();
             assert_eq!(verified, expected, "{:?}", &tried[..tried.len().min(10)]);
         }

@@ -91,7 +91,8 @@ mod tests {
         let ids = |kind: &str| -> Vec<&str> {
             content["global"][kind].as_array().unwrap().iter().map(|rule| rule["rule_id"].as_str().unwrap()).collect()
         };
-        for expected in [".m.rule.master", ".m.rule.member_event", ".m.rule.is_user_mention", ".m.rule.room.server_acl"] {
+        for expected in [".m.rule.master", ".m.rule.member_event", ".m.rule.is_user_mention", ".m.rule.room.server_acl"]
+        {
             assert!(ids("override").contains(&expected), "{expected}");
         }
         assert_eq!(ids("underride").len(), 5);

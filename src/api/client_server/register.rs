@@ -12,10 +12,7 @@ use actix_web::{HttpResponse, http::StatusCode, web};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::{
     OwnedUserId,
-    api::{
-        client::account::get_username_availability,
-        error::ErrorCode,
-    },
+    api::{client::account::get_username_availability, error::ErrorCode},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -214,7 +211,11 @@ mod tests {
         assert!(stages_to_do(auth(Some("m.login.dummy"), None), &Fixed).is_none());
         assert_eq!(stages_to_do(auth(None, Some("mine")), &Fixed).unwrap()["session"], json!("mine"));
         for stage in ["", "m.login.password", "M.LOGIN.DUMMY", "m.login.registration_token"] {
-            assert_eq!(stages_to_do(auth(Some(stage), None), &Fixed).unwrap()["errcode"], json!("M_FORBIDDEN"), "{stage}");
+            assert_eq!(
+                stages_to_do(auth(Some(stage), None), &Fixed).unwrap()["errcode"],
+                json!("M_FORBIDDEN"),
+                "{stage}"
+            );
         }
         let long = "s".repeat(256);
         assert_ne!(stages_to_do(auth(None, Some(&long)), &Fixed).unwrap()["session"], json!(long));

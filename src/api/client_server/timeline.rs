@@ -110,3 +110,6 @@ impl Scan<'_> {
 pub fn before(order: TimelineOrder) -> TimelineOrder {
     TimelineOrder(order.0.saturating_sub(1))
 }
+
+#[cfg(test)]
+mod tests;

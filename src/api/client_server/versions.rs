@@ -11,9 +11,8 @@ use ruma::api::client::discovery::get_supported_versions::Response;
 use crate::{error::MatrixError, extract::answer};
 
 /// Up to where Synapse goes too: clients take the newest for a promise.
-const VERSIONS: [&str; 13] = [
-    "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
-];
+const VERSIONS: [&str; 13] =
+    ["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12"];
 
 /// What of later versions is served already: free profile fields (1.16).
 const UNSTABLE_FEATURES: [&str; 2] = ["uk.tcpip.msc4133", "uk.tcpip.msc4133.stable"];

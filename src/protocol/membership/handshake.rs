@@ -1,6 +1,9 @@
 //! The body of `send_knock` and `send_leave`: shaped, then signed, before any room is asked.
 //! May not: look at a room's state; structure is judged before authorization, so that a bad body gets the same answer everywhere.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -6,6 +6,9 @@
 //! members with two forks that differ by one knock it then looks at a handful of entries. A property test holds the
 //! shortened input against the whole.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,

@@ -28,7 +28,8 @@ fn backup_of_a_running_server_comes_back_whole() {
     let report = opened.handle.backup(&target, &[key_file()]).unwrap();
     assert_eq!(report.position.0, opened.stores.stream.position().0);
     let kept = room.clone();
-    let later = room.message(&room.creator().to_owned(), "after the backup");
+    let creator = room.creator().to_owned();
+    let later = room.message(&creator, "after the backup");
     commit(&opened.stores, later).unwrap();
 
     assert_eq!(check(&RealFiles, &target).unwrap(), report);

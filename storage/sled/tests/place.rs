@@ -120,9 +120,10 @@ pub(super) fn commit(stores: &Stores, commit: RoomCommit) -> Result<StreamPositi
 /// A room with so many messages, all committed.
 pub(super) fn talk(stores: &Stores, label: &str, messages: usize) -> RoomFixture {
     let (mut room, first) = RoomFixture::create(label);
+    let creator = room.creator().to_owned();
     commit(stores, first).unwrap();
     for number in 0..messages {
-        let message = room.message(&room.creator().to_owned(), &format!("message {number}"));
+        let message = room.message(&creator, &format!("message {number}"));
         commit(stores, message).unwrap();
     }
     room

@@ -2,6 +2,7 @@
 //! May not: call a commit written or not written unless that is certain.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use vestibule_storage::{
 
 use super::{Reply, Taking, Trouble, Waiting, Writer};
 use crate::draft::{Drafted, draft};
-use crate::index::{BATCH_BYTES, Index, IndexError, Mark, guarded};
+use crate::index::{BATCH_BYTES, Index, IndexError, Mark};
 use crate::journal::error::{AppendError, SyncError};
 use crate::opening::catch_up;
 use crate::record::{self, Changes};
@@ -21,8 +22,8 @@ use crate::views::Subject;
 
 /// Bytes of journal records that are synced together. Source: LIMITS section 4.
 const BATCH_RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long readers get to let go of a look-up store that is opened again, in steps.
-const READERS_LEAVE_STEPS: usize = 500;
+/// How long readers get to let go of a look-up store that is closed, in steps: together less than a shutdown may take.
+const READERS_LEAVE_STEPS: usize = 200;
 const READERS_LEAVE_STEP: Duration = Duration::from_millis(10);
 
 /// A commit whose record was handed to the journal.
@@ -132,12 +133,7 @@ impl Writer {
         {
             return Err(CommitError::PredecessorMissing);
         }
-        let mut outcome = None;
-        let called = guarded(|| {
-            outcome = Some(draft(index, overlay, commit, position));
-            Ok(())
-        });
-        outcome.unwrap_or_else(|| Err(not_written(&called.err().map_or_else(String::new, |error| error.to_string()))))
+        draft(index, overlay, commit, position)
     }
 
     /// Applies what is durable, publishes it, tells the listener, answers.
@@ -167,7 +163,11 @@ impl Writer {
 
     fn publish(&self, announcement: &Announcement) {
         self.views.publish(announcement.position);
-        self.listener.committed(announcement);
+        // Wake-ups are hints: one that panics must not end all writing.
+        let told = catch_unwind(AssertUnwindSafe(|| self.listener.committed(announcement)));
+        if told.is_err() {
+            log::error!(position = announcement.position.0; "commit listener panicked");
+        }
     }
 
     /// The journal did not take a batch. Only once a new segment says so is it certain that nothing of it is there.
@@ -242,20 +242,8 @@ impl Writer {
     }
 
     fn reopen_index(&mut self) -> Result<(), String> {
-        self.maintenance.cancel();
         if let Some(index) = self.views.take() {
-            let mut shared = Some(index);
-            for _ in 0..READERS_LEAVE_STEPS {
-                match shared.take().map(Arc::try_unwrap) {
-                    None => break,
-                    // sled gives its own lock back when the last handle goes.
-                    Some(Ok(index)) => drop(index),
-                    Some(Err(still_read)) => {
-                        shared = Some(still_read);
-                        std::thread::park_timeout(READERS_LEAVE_STEP);
-                    }
-                }
-            }
+            self.release(index);
         }
         let found = self.places.find_index();
         let checkpoint = self.maintenance.checkpoint_position();
@@ -264,6 +252,19 @@ impl Writer {
         log::warn!(report:? = report; "look-up store opened again");
         self.views.give(index);
         Ok(())
+    }
+
+    /// Waits until nobody holds the store, because sled gives its lock back only with the last handle.
+    pub(super) fn release(&mut self, index: Arc<Index>) {
+        self.maintenance.cancel();
+        let mut held = index;
+        for _ in 0..READERS_LEAVE_STEPS {
+            match Arc::try_unwrap(held) {
+                Ok(alone) => return drop(alone),
+                Err(still_read) => held = still_read,
+            }
+            std::thread::park_timeout(READERS_LEAVE_STEP);
+        }
     }
 
     fn end_life(&mut self, made: &Pending) {

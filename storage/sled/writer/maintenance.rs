@@ -1,10 +1,10 @@
 //! Checkpoints, and what must not be removed while somebody copies the journal.
 //! May not: hold the writer up; a checkpoint is taken on a thread of its own.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 
 use super::{Order, Writer};
 use crate::checkpoint::Checkpoint;
@@ -35,12 +35,18 @@ pub(super) struct Maintenance {
     newest: Option<Checkpoint>,
     /// Bytes of journal that a checkpoint is worth at least.
     journal_bytes_min: u64,
-    under_way: Option<Arc<AtomicBool>>,
+    under_way: Option<UnderWay>,
     /// Below this many bytes of journal no other is tried, because one failed.
     not_before_bytes: u64,
     asked: Vec<Sender<CheckpointReply>>,
     pins: usize,
     is_prune_due: bool,
+}
+
+/// A checkpoint that a thread is taking.
+struct UnderWay {
+    cancelled: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Maintenance {
@@ -58,10 +64,12 @@ impl Maintenance {
         }
     }
 
-    /// Lets a checkpoint that is under way end without result.
-    pub(super) fn cancel(&self) {
-        if let Some(cancelled) = &self.under_way {
-            cancelled.store(true, Ordering::SeqCst);
+    /// Ends a checkpoint that is under way; if it was not nearly done, without result. Returns when its thread has ended.
+    pub(super) fn cancel(&mut self) {
+        if let Some(under_way) = self.under_way.take() {
+            under_way.cancelled.store(true, Ordering::SeqCst);
+            // How it ended is told by an order that it has sent.
+            let _ = under_way.thread.join();
         }
     }
 
@@ -114,19 +122,13 @@ impl Writer {
                 Ok(_) if flag.load(Ordering::SeqCst) => Err(IndexError("cancelled".to_owned())),
                 entry => entry,
             });
-            // sled may panic where it reads damage; then there is no checkpoint, and the journal stays.
-            let taken = catch_unwind(AssertUnwindSafe(|| {
-                places.with_checkpoints(|checkpoints| checkpoints.write(position, entries))
-            }));
+            let taken = places.with_checkpoints(|checkpoints| checkpoints.write(position, entries));
             drop(index);
-            let taken = taken.unwrap_or_else(|_| {
-                Err(CheckpointError::Entries { source: Box::new(IndexError("panicked".to_owned())) })
-            });
             // A writer that has ended needs no answer.
             let _ = orders.send(Order::Checkpointed(taken));
         };
         match std::thread::Builder::new().name("storage-checkpoint".to_owned()).spawn(take) {
-            Ok(_) => self.maintenance.under_way = Some(cancelled),
+            Ok(thread) => self.maintenance.under_way = Some(UnderWay { cancelled, thread }),
             Err(error) => {
                 log::warn!(error:% = error; "no thread for a checkpoint");
                 self.postpone();

@@ -83,7 +83,10 @@ mod tests {
         };
         for (content, expected) in [
             (json!({ "alias": "#a:x" }), Some(json!({}))),
-            (json!({ "alias": "#b:x", "alt_aliases": ["#a:x", "#c:x"] }), Some(json!({ "alias": "#b:x", "alt_aliases": ["#c:x"] }))),
+            (
+                json!({ "alias": "#b:x", "alt_aliases": ["#a:x", "#c:x"] }),
+                Some(json!({ "alias": "#b:x", "alt_aliases": ["#c:x"] })),
+            ),
             (json!({ "alias": "#a:x", "alt_aliases": ["#a:x"], "z": 1 }), Some(json!({ "alt_aliases": [], "z": 1 }))),
             (json!({ "alias": "#b:x", "alt_aliases": ["#c:x", 5] }), None),
             (json!({ "alias": 5, "alt_aliases": "#a:x" }), None),

@@ -61,8 +61,7 @@ async fn joined_rooms(app: &App, user_id: &UserId) -> Result<Vec<OwnedRoomId>, S
 async fn tell_one(app: &App, user_id: &UserId, room_id: OwnedRoomId, address: ClientAddress) {
     // Whoever left since the list was made must not be joined again by a new name.
     let membership = app.stores.rooms.membership(user_id, &room_id).await;
-    let is_still_joined =
-        matches!(membership, Ok(Some(membership)) if membership.membership == MembershipState::Join);
+    let is_still_joined = matches!(membership, Ok(Some(membership)) if membership.membership == MembershipState::Join);
     if !is_still_joined {
         return;
     }

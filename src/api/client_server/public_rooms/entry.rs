@@ -131,8 +131,8 @@ impl Entry {
     /// Whether a search finds the room: its kind is wanted, and the term is part of its name, topic or alias in any case.
     #[must_use]
     pub fn matches(&self, filter: &Filter) -> bool {
-        let kind_is_wanted = filter.room_types.is_empty()
-            || filter.room_types.contains(&RoomTypeFilter::from(self.room_type.clone()));
+        let kind_is_wanted =
+            filter.room_types.is_empty() || filter.room_types.contains(&RoomTypeFilter::from(self.room_type.clone()));
         let Some(term) = filter.generic_search_term.as_deref().filter(|term| !term.is_empty()) else {
             return kind_is_wanted;
         };

@@ -57,14 +57,17 @@ impl NewAccount {
             is_admin: self.is_admin,
             is_deactivated: false,
             created_at: now,
-            profile: self.display_name.map(|text| ("displayname".to_owned(), text)).into_iter().collect::<BTreeMap<_, _>>(),
+            profile: self
+                .display_name
+                .map(|text| ("displayname".to_owned(), text))
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
         };
         let mut changes = vec![AccountChange::CreateUser(user)];
         let session = match self.device {
             None => None,
             Some(device) => {
-                let session =
-                    device.into_session(&self.user_id, &*app.stores.accounts, &*app.randomness, now).await?;
+                let session = device.into_session(&self.user_id, &*app.stores.accounts, &*app.randomness, now).await?;
                 changes.push(session.change);
                 Some((session.device_id, session.access_token))
             }

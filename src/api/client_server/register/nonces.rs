@@ -77,7 +77,9 @@ impl Covered<'_> {
     fn mac(&self, secret: &[u8]) -> Option<Hmac<Sha1>> {
         let mut mac = Hmac::<Sha1>::new_from_slice(secret).ok()?;
         let role = if self.is_admin { "admin" } else { "notadmin" };
-        for (index, field) in [self.nonce, self.username, self.password, role].into_iter().chain(self.user_type).enumerate() {
+        for (index, field) in
+            [self.nonce, self.username, self.password, role].into_iter().chain(self.user_type).enumerate()
+        {
             if index > 0 {
                 mac.update(b"\0");
             }
@@ -142,7 +144,13 @@ mod tests {
     // The codes were computed apart from this program, with Python's hmac module.
     #[test]
     fn the_code_is_synapses() {
-        let plain = Covered { nonce: "thisisanonce", username: "pepper_roni", password: "pizza", is_admin: true, user_type: None };
+        let plain = Covered {
+            nonce: "thisisanonce",
+            username: "pepper_roni",
+            password: "pizza",
+            is_admin: true,
+            user_type: None,
+        };
         let typed = Covered { is_admin: false, user_type: Some("bot"), ..plain };
         assert!(plain.is_signed(b"shared_secret", PLAIN_CODE));
         assert!(plain.is_signed(b"shared_secret", &PLAIN_CODE.to_uppercase()));

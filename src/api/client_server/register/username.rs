@@ -36,9 +36,9 @@ pub fn user_id_of(username: &str, server_name: &ServerName) -> Result<OwnedUserI
     }
     let localpart = username.to_ascii_lowercase();
     let is_conforming = !localpart.is_empty()
-        && localpart.bytes().all(|byte| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.=_/+".contains(&byte)
-        });
+        && localpart
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.=_/+".contains(&byte));
     if !is_conforming {
         return Err(UsernameRefusal::NotAllowedCharacters);
     }
@@ -83,7 +83,11 @@ mod tests {
             ("_bridge_alice", Err(UsernameRefusal::Reserved)),
         ] {
             let judged = user_id_of(name, server);
-            assert_eq!(judged.as_ref().map(|user_id| user_id.as_str()).map_err(|refusal| *refusal), expected, "{name:?}");
+            assert_eq!(
+                judged.as_ref().map(|user_id| user_id.as_str()).map_err(|refusal| *refusal),
+                expected,
+                "{name:?}"
+            );
         }
     }
 

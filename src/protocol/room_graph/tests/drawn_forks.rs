@@ -33,7 +33,7 @@ const STRANGERS: [&str; 7] = [
 ];
 
 /// Pseudo-random numbers (splitmix64) from a seed.
-struct Draw(u64);
+pub(crate) struct Draw(pub(crate) u64);
 
 impl Draw {
     fn next(&mut self) -> u64 {
@@ -44,7 +44,7 @@ impl Draw {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(bound).unwrap()).unwrap()
     }
 
@@ -153,8 +153,8 @@ fn assert_same(what: &str, ours: &StateMap, oracle: &Oracle, after: &BTreeSet<Ow
     }
 }
 
-/// Draws one room. Returns how its events were placed.
-fn draw_room(version_id: &RoomVersionId, seed: u64) -> PathCounts {
+/// Draws one room and judges every step. Returns it, its oracle, and how its events were placed.
+pub(crate) fn draw_room(version_id: &RoomVersionId, seed: u64) -> (RoomFixture, Oracle, PathCounts) {
     let _seed = Seed(seed);
     let mut draw = Draw(seed);
     let calm = draw.of(&[0, 0, 80, 95]);
@@ -188,7 +188,8 @@ fn draw_room(version_id: &RoomVersionId, seed: u64) -> PathCounts {
         assert_eq!(&room.stored_state(appended.current), room.state(), "the stored current state differs");
         assert_eq!(&room.stored_state(appended.before), before.state(), "the stored state before differs");
     }
-    sum(counts, room.graph().path_counts())
+    let counts = sum(counts, room.graph().path_counts());
+    (room, oracle, counts)
 }
 
 fn sum(left: PathCounts, right: PathCounts) -> PathCounts {
@@ -200,7 +201,7 @@ fn draw_forks(version_id: &RoomVersionId, first_seed: u64) {
     let mut counts = PathCounts::default();
     let mut seed = first_seed;
     while counts.short + counts.full < FORKS_PER_VERSION {
-        counts = sum(counts, draw_room(version_id, seed));
+        counts = sum(counts, draw_room(version_id, seed).2);
         seed += 1;
     }
     println!("version {version_id}: {} rooms from seed {first_seed:#x}, {counts:?}", seed - first_seed);

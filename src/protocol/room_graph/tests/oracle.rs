@@ -18,17 +18,17 @@ use crate::{pdu::Pdu, room_version::RoomVersion, state::StateMap};
 
 pub(crate) type FullState = state_res::StateMap<OwnedEventId>;
 
-pub(super) struct Oracle {
+pub(crate) struct Oracle {
     version: RoomVersion,
     events: HashMap<OwnedEventId, Arc<Pdu>>,
     after: HashMap<OwnedEventId, Rc<FullState>>,
     chains: HashMap<OwnedEventId, Rc<HashSet<OwnedEventId>>>,
     resolved: RefCell<HashMap<BTreeSet<OwnedEventId>, Rc<FullState>>>,
-    pub(super) extremities: BTreeSet<OwnedEventId>,
+    pub(crate) extremities: BTreeSet<OwnedEventId>,
 }
 
 impl Oracle {
-    pub(super) fn new(version: RoomVersion) -> Self {
+    pub(crate) fn new(version: RoomVersion) -> Self {
         Self {
             version,
             events: HashMap::new(),
@@ -40,7 +40,7 @@ impl Oracle {
     }
 
     /// Takes an event that the room admitted.
-    pub(super) fn append(&mut self, event: &Arc<Pdu>) {
+    pub(crate) fn append(&mut self, event: &Arc<Pdu>) {
         let event_id = event.event_id().to_owned();
         let mut chain = HashSet::new();
         for auth_id in event.auth_events() {
@@ -59,8 +59,18 @@ impl Oracle {
         self.extremities.insert(event_id);
     }
 
+    /// The state after one event.
+    pub(crate) fn after(&self, event_id: &EventId) -> &FullState {
+        &self.after[event_id]
+    }
+
+    /// The plain algorithm over any states made of events that the oracle knows.
+    pub(crate) fn resolve(&self, maps: &[FullState]) -> FullState {
+        plain_resolve(&self.version, maps, &self.events, &self.chains)
+    }
+
     /// The state after some events.
-    pub(super) fn state_after(&self, event_ids: &BTreeSet<OwnedEventId>) -> Rc<FullState> {
+    pub(crate) fn state_after(&self, event_ids: &BTreeSet<OwnedEventId>) -> Rc<FullState> {
         if let Some(state) = self.resolved.borrow().get(event_ids) {
             return state.clone();
         }
@@ -76,7 +86,7 @@ impl Oracle {
 }
 
 /// ruma's algorithm over everything there is.
-pub(crate) fn plain_resolve(
+fn plain_resolve(
     version: &RoomVersion,
     maps: &[FullState],
     events: &HashMap<OwnedEventId, Arc<Pdu>>,

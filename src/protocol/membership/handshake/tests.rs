@@ -1,0 +1,270 @@
+//! The body of `send_knock` and `send_leave`: each refusal, and which of two comes first.
+//! May not: ask a room; nothing here depends on its state.
+
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomVersionId, ServerName};
+use serde_json::{Value, json};
+
+use super::{
+    HANDSHAKE_CONTENT_BYTES_MAX, Handshake, HandshakeKind, HandshakeShape, TIMESTAMP_AHEAD_MAX, member_content,
+};
+use crate::{
+    clock::UnixMillis,
+    fixture::{BOB, EPOCH, EventSpec, RoomFixture, canonical, identity, pdu_from, public_keys},
+    membership::HandshakeRefusal,
+    pdu::checks::event_id_of,
+};
+
+use ruma::events::room::member::MembershipState;
+
+const NOW: UnixMillis = UnixMillis(EPOCH.0 + 3_600_000);
+
+fn server(name: &str) -> &ServerName {
+    name.try_into().unwrap()
+}
+
+/// A fault put into a right knock of Bob, unsigned so far.
+type Fault = (&'static str, fn(&mut CanonicalJsonObject));
+
+/// One fault for each refusal about the event's structure, in the order in which they must be found.
+const FAULTS: [Fault; 9] = [
+    ("too_large", |event| put_content(event, "x", json!("x".repeat(70_000)))),
+    ("bad_format", |event| put(event, "depth", json!("deep"))),
+    ("content_too_large", |event| put_content(event, "reason", json!("x".repeat(HANDSHAKE_CONTENT_BYTES_MAX)))),
+    ("room_mismatch", |event| put(event, "room_id", json!("!elsewhere:resident.test"))),
+    // The id of the path is another one; see `refusal_of`.
+    ("event_id_mismatch", |event| put(event, "x.other_id", json!(true))),
+    ("not_a_member_event", |event| put(event, "type", json!("m.room.topic"))),
+    ("not_a_state_event", |event| {
+        event.remove("state_key");
+    }),
+    ("wrong_membership", |event| put_content(event, "membership", json!("join"))),
+    ("sender_not_of_origin", |event| put(event, "sender", json!("@bob:third.test"))),
+];
+
+/// Faults that are found after those, in order.
+const LATER_FAULTS: [Fault; 3] = [
+    ("state_key_mismatch", |event| put(event, "state_key", json!("@eve:peer.test"))),
+    ("timestamp_ahead", |event| put(event, "origin_server_ts", json!(NOW.0 + 86_400_001))),
+    ("signature_invalid", |event| put(event, "x.unsigned", json!(true))),
+];
+
+fn put(event: &mut CanonicalJsonObject, key: &str, value: Value) {
+    event.insert(key.to_owned(), CanonicalJsonValue::try_from(value).unwrap());
+}
+
+fn put_content(event: &mut CanonicalJsonObject, key: &str, value: Value) {
+    let mut content = event["content"].as_object().unwrap().clone();
+    content.insert(key.to_owned(), CanonicalJsonValue::try_from(value).unwrap());
+    event.insert("content".to_owned(), CanonicalJsonValue::Object(content));
+}
+
+fn right_event(kind: HandshakeKind) -> (RoomFixture, CanonicalJsonObject) {
+    let mut room = RoomFixture::knockable(RoomVersionId::V10).build();
+    let spec = match kind {
+        HandshakeKind::Knock => EventSpec::knock(BOB),
+        HandshakeKind::Leave => {
+            room.append(EventSpec::knock(BOB));
+            EventSpec::leave(BOB)
+        }
+    };
+    let object = room.make(spec).to_object().unwrap();
+    (room, object)
+}
+
+/// What the checks find, all of them, on an event with these faults.
+fn refusal_of(kind: HandshakeKind, faults: &[Fault]) -> Option<HandshakeRefusal> {
+    let (room, mut object) = right_event(kind);
+    for (_, fault) in faults {
+        fault(&mut object);
+    }
+    let is = |name: &str| faults.iter().any(|(fault, _)| *fault == name);
+    if !is("signature_invalid") && !is("too_large") && !is("bad_format") {
+        object.remove("signatures");
+        identity(server("peer.test")).hash_and_sign(&mut object, room.version().rules()).unwrap();
+    }
+    let event_id: OwnedEventId = if is("event_id_mismatch") {
+        "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".try_into().unwrap()
+    } else {
+        event_id_of(&object, room.version()).unwrap()
+    };
+    let expected = Handshake {
+        kind,
+        version: room.version(),
+        room_id: room.room_id(),
+        event_id: &event_id,
+        origin: server("peer.test"),
+        now: NOW,
+    };
+    match HandshakeShape::parse(object, &expected) {
+        Ok(shape) => shape.verify(&public_keys([server("peer.test")])).err(),
+        Err(refusal) => Some(refusal),
+    }
+}
+
+#[test]
+fn a_right_body_is_taken() {
+    for kind in [HandshakeKind::Knock, HandshakeKind::Leave] {
+        assert_eq!(refusal_of(kind, &[]), None, "{kind:?}");
+    }
+}
+
+#[test]
+fn each_fault_is_named() {
+    for kind in [HandshakeKind::Knock, HandshakeKind::Leave] {
+        for fault in FAULTS.iter().chain(&LATER_FAULTS) {
+            let refusal = refusal_of(kind, &[*fault]).map(|refusal| refusal.name());
+            assert_eq!(refusal, Some(fault.0), "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn of_two_faults_the_earlier_is_named() {
+    let faults: Vec<&Fault> = FAULTS.iter().chain(&LATER_FAULTS).collect();
+    for (index, earlier) in faults.iter().enumerate() {
+        for later in &faults[index + 1..] {
+            let refusal = refusal_of(HandshakeKind::Knock, &[**earlier, **later]).map(|refusal| refusal.name());
+            assert_eq!(refusal, Some(earlier.0), "{} and {}", earlier.0, later.0);
+        }
+    }
+}
+
+#[test]
+fn each_endpoint_takes_its_own_membership_only() {
+    for (kind, other) in [(HandshakeKind::Knock, HandshakeKind::Leave), (HandshakeKind::Leave, HandshakeKind::Knock)] {
+        let (room, object) = right_event(other);
+        let event_id = event_id_of(&object, room.version()).unwrap();
+        let expected = Handshake {
+            kind,
+            version: room.version(),
+            room_id: room.room_id(),
+            event_id: &event_id,
+            origin: server("peer.test"),
+            now: NOW,
+        };
+        let refusal = HandshakeShape::parse(object, &expected).err();
+        assert_eq!(refusal, Some(HandshakeRefusal::WrongMembership), "{kind:?}");
+    }
+}
+
+#[test]
+fn what_was_verified_is_a_knock_or_a_leave_and_never_both() {
+    for kind in [HandshakeKind::Knock, HandshakeKind::Leave] {
+        let signed = || {
+            let (room, object) = right_event(kind);
+            let event_id = event_id_of(&object, room.version()).unwrap();
+            let origin = server("peer.test");
+            let expected =
+                Handshake { kind, version: room.version(), room_id: room.room_id(), event_id: &event_id, origin, now: NOW };
+            let shape = HandshakeShape::parse(object, &expected).unwrap();
+            assert_eq!(shape.pdu().event_id(), event_id);
+            let required = shape.required_signatures().unwrap();
+            assert_eq!(required.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["peer.test"]);
+            shape.verify(&public_keys([origin])).unwrap()
+        };
+        assert_eq!(signed().into_knock().is_some(), kind == HandshakeKind::Knock);
+        assert_eq!(signed().into_leave().is_some(), kind == HandshakeKind::Leave);
+    }
+}
+
+#[test]
+fn a_clock_may_be_a_day_ahead_and_any_time_behind() {
+    let greatest = NOW.plus(TIMESTAMP_AHEAD_MAX);
+    for (timestamp, is_refused) in [(0, false), (NOW.0, false), (greatest.0, false), (greatest.0 + 1, true)] {
+        let (room, mut object) = right_event(HandshakeKind::Knock);
+        put(&mut object, "origin_server_ts", json!(timestamp));
+        let event_id = event_id_of(&object, room.version()).unwrap();
+        let expected = Handshake {
+            kind: HandshakeKind::Knock,
+            version: room.version(),
+            room_id: room.room_id(),
+            event_id: &event_id,
+            origin: server("peer.test"),
+            now: NOW,
+        };
+        let refusal = HandshakeShape::parse(object, &expected).err();
+        assert_eq!(refusal == Some(HandshakeRefusal::TimestampAhead), is_refused, "{timestamp}");
+        assert_eq!(refusal.is_some(), is_refused, "{timestamp}");
+    }
+}
+
+#[test]
+fn a_content_may_have_4096_bytes() {
+    for (bytes, is_refused) in [(4_096, false), (4_097, true)] {
+        let (room, mut object) = right_event(HandshakeKind::Knock);
+        let bare = r#"{"membership":"knock","reason":""}"#.len();
+        put_content(&mut object, "reason", json!("x".repeat(bytes - bare)));
+        let event_id = event_id_of(&object, room.version()).unwrap();
+        let expected = Handshake {
+            kind: HandshakeKind::Knock,
+            version: room.version(),
+            room_id: room.room_id(),
+            event_id: &event_id,
+            origin: server("peer.test"),
+            now: NOW,
+        };
+        let refusal = HandshakeShape::parse(object, &expected).err();
+        assert_eq!(refusal == Some(HandshakeRefusal::ContentTooLarge), is_refused, "{bytes}: {refusal:?}");
+    }
+}
+
+#[test]
+fn a_reason_changed_on_the_way_is_dropped_and_the_knock_stands() {
+    let (room, mut object) = right_event(HandshakeKind::Knock);
+    put_content(&mut object, "reason", json!("put in on the way"));
+    let event_id = event_id_of(&object, room.version()).unwrap();
+    let origin = server("peer.test");
+    let expected = Handshake {
+        kind: HandshakeKind::Knock,
+        version: room.version(),
+        room_id: room.room_id(),
+        event_id: &event_id,
+        origin,
+        now: NOW,
+    };
+    let knock =
+        HandshakeShape::parse(object, &expected).unwrap().verify(&public_keys([origin])).unwrap().into_knock().unwrap();
+    assert_eq!(knock.pdu().reason(), None);
+    assert_eq!(knock.pdu().membership(), Some(MembershipState::Knock));
+    assert_eq!(knock.pdu().event_id(), event_id);
+}
+
+#[test]
+fn content_of_a_member_event_carries_the_authorizing_user_in_joins_only() {
+    let given = canonical(json!({
+        "join_authorised_via_users_server": "@a:b", "membership": "ban", "reason": "please", "displayname": "Bob",
+    }));
+    let table = [
+        (MembershipState::Join, Some("@a:b")),
+        (MembershipState::Knock, None),
+        (MembershipState::Invite, None),
+        (MembershipState::Leave, None),
+        (MembershipState::Ban, None),
+    ];
+    for (membership, authorizing) in table {
+        let content = member_content(given.clone(), &membership);
+        assert_eq!(content["membership"].as_str(), Some(membership.as_str()));
+        assert_eq!(content["reason"].as_str(), Some("please"));
+        let found = content.get("join_authorised_via_users_server").and_then(CanonicalJsonValue::as_str);
+        assert_eq!(found, authorizing, "{membership}");
+    }
+}
+
+#[test]
+fn a_body_in_which_a_foreign_id_stands_keeps_its_own() {
+    let (room, mut object) = right_event(HandshakeKind::Knock);
+    let event_id = event_id_of(&object, room.version()).unwrap();
+    assert_eq!(pdu_from(&object, room.version()).event_id(), event_id);
+    put(&mut object, "event_id", json!("$foreign:peer.test"));
+    put(&mut object, "unsigned", json!({ "age": 5 }));
+    let expected = Handshake {
+        kind: HandshakeKind::Knock,
+        version: room.version(),
+        room_id: room.room_id(),
+        event_id: &event_id,
+        origin: server("peer.test"),
+        now: NOW,
+    };
+    let shape = HandshakeShape::parse(object, &expected).unwrap();
+    assert!(!shape.pdu().json().contains("foreign") && !shape.pdu().json().contains("unsigned"));
+}
