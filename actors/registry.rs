@@ -104,9 +104,8 @@ impl<R> From<NoSlot> for AskError<R> {
     fn from(refusal: NoSlot) -> Self {
         match refusal {
             NoSlot::Busy => Self::Overloaded,
-            NoSlot::Refused => Self::Storage(CommitError::Storage(StorageError::NotWritten {
-                reason: "writes are refused at the moment".to_owned(),
-            })),
+            // A full disk is the one cause that lasts; recovery and shutdown look the same from outside.
+            NoSlot::Refused => Self::Storage(CommitError::Storage(StorageError::DiskFull)),
         }
     }
 }

@@ -163,8 +163,13 @@ pub struct World {
     pub clock: Arc<ManualClock>,
     /// The rooms.
     pub rooms: Rooms,
+    /// Where long work runs: [`CPU_PERMITS`] pieces at a time.
+    pub cpu: CpuPool,
     settings: Settings,
 }
+
+/// Pieces of work that run at a time in [`World::cpu`].
+pub const CPU_PERMITS: usize = 2;
 
 impl Default for World {
     fn default() -> Self {
@@ -189,20 +194,21 @@ impl World {
     fn on(storage: MemoryStorage, notifier: SyncNotifier, clock: Arc<ManualClock>, settings: Settings) -> Self {
         let arbiters =
             if settings.arbiters.is_empty() { vec![Arbiter::current()] } else { settings.arbiters.clone() };
+        let cpu = CpuPool::new(CPU_PERMITS);
         let rooms = Rooms::new(RoomsOptions {
             identity: Arc::new(identity(server(RESIDENT).as_ref())),
             clock: clock.clone(),
             stores: storage.stores(),
             policy: settings.policy,
             rates: settings.rates,
-            cpu: CpuPool::new(2),
+            cpu: cpu.clone(),
             arbiters,
             mailbox_capacity: settings.mailbox_capacity,
             live_max: settings.live_max,
             idle_timeout: settings.idle_timeout,
             core_seed: 7,
         });
-        Self { storage, notifier, clock, rooms, settings }
+        Self { storage, notifier, clock, rooms, cpu, settings }
     }
 
     /// A new server on a copy of what is durable now: what a crash leaves.

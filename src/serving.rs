@@ -26,7 +26,7 @@ use vestibule_federation::{
     client::Client,
     discovery::{Discovery, SystemResolver},
     egress::{AddressFilter, Egress, tls_config},
-    keyring::{self, Keyring, KeyringSettings},
+    keyring::{Keyring, KeyringSettings},
 };
 use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::Identity};
 use vestibule_storage::{commit::Stores, error::StorageError};
@@ -309,10 +309,7 @@ fn keyring(parts: &Parts) -> Result<Keyring, Exit> {
     let settings = KeyringSettings {
         banned_keys: federation.banned_keys.iter().map(|key| *key.bytes()).collect(),
         notaries: federation.notaries.clone(),
-        new_origins_by_network: rate_limit.enabled.then(|| keyring::Rate {
-            per_second: rate_limit.new_origins_by_network.per_second,
-            burst: rate_limit.new_origins_by_network.burst,
-        }),
+        new_origins_by_network: rate_limit.enabled.then(|| rate(rate_limit.new_origins_by_network)),
         own_old_keys: own_old_keys.collect(),
     };
     let store = parts.stores.server_keys.clone();

@@ -2,5 +2,11 @@
 //! May not: sleep, or look only at memory where storage is the truth.
 
 mod admission;
+mod any_order;
+mod forks;
+mod memberships;
+mod pipeline;
+mod refusals;
+mod sending;
 mod support;
 

@@ -141,8 +141,7 @@ pub async fn pass<B: MessageBody + 'static>(
 /// What no route matches: a path that has other methods, or no path at all.
 pub async fn unmatched(request: HttpRequest) -> HttpResponse {
     let path_exists = request.resource_map().has_resource(request.match_info().as_str());
-    let error =
-        if path_exists { MatrixError::unrecognized_method() } else { MatrixError::unrecognized_path() };
+    let error = if path_exists { MatrixError::unrecognized_method() } else { MatrixError::unrecognized_path() };
     error.error_response()
 }
 
@@ -201,10 +200,7 @@ fn carrying(mut response: HttpResponse, is_open_to_browsers: bool) -> Error {
 /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients>
 fn open_to_browsers(headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(
-        ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"),
-    );
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
     headers.insert(
         ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"),

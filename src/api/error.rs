@@ -127,9 +127,8 @@ impl MatrixError {
 
     /// Over a rate. `retry_after` says when the next attempt counts.
     pub fn limit_exceeded(retry_after: Duration) -> Self {
-        let mut error =
-            Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::LimitExceeded, "too many requests")
-                .with("retry_after_ms", millis(retry_after));
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::LimitExceeded, "too many requests")
+            .with("retry_after_ms", millis(retry_after));
         error.retry_after = Some(retry_after);
         error
     }

@@ -21,12 +21,7 @@ mod well_known;
 #[cfg(test)]
 mod testing;
 
-use std::{
-    io,
-    net::SocketAddr,
-    num::NonZero,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, num::NonZero, time::Duration};
 
 use actix_web::{
     Error, HttpServer,
@@ -36,14 +31,14 @@ use actix_web::{
     web::{self, Data},
 };
 
-pub use self::{
-    listener::{Listener, Serves},
-    state::App,
-};
 use self::{
     door::{ConnectionPlace, Connections, ServedAt},
     error::MatrixError,
     extract::body::JSON_BODY_BYTES_MAX,
+};
+pub use self::{
+    listener::{Listener, Serves},
+    state::App,
 };
 
 /// Connections open at once, on all listeners together. Source: SECURITY T20.
@@ -102,11 +97,8 @@ pub fn serve(app: Data<App>, listeners: &[Listener], workers: NonZero<usize>) ->
         };
     }
     let bound: Vec<SocketAddr> = server.addrs();
-    let listeners: Vec<Listener> = listeners
-        .iter()
-        .zip(bound)
-        .map(|(listener, address)| Listener { address, ..listener.clone() })
-        .collect();
+    let listeners: Vec<Listener> =
+        listeners.iter().zip(bound).map(|(listener, address)| Listener { address, ..listener.clone() }).collect();
     served_at.set(listeners.iter().map(|listener| (listener.address, listener.serves.clone())).collect());
     let server = server.run();
     Ok(Serving { listeners, handle: server.handle(), server })

@@ -64,12 +64,15 @@ pub enum Area {
 impl Area {
     /// The area of a path, decoded as the router decodes it.
     pub fn of(path: &str) -> Option<Self> {
-        let is_under = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let is_under =
+            |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if CLIENT_PATHS_ON_ADMIN.contains(&path) {
             Some(Self::Login)
-        } else if is_under("/_matrix/client") || is_under("/_matrix/media") || is_under("/desk") {
-            Some(Self::Client)
-        } else if path == "/.well-known/matrix/client" || path == "/_synapse/admin/v1/register" {
+        } else if is_under("/_matrix/client")
+            || is_under("/_matrix/media")
+            || is_under("/desk")
+            || ["/.well-known/matrix/client", "/_synapse/admin/v1/register"].contains(&path)
+        {
             Some(Self::Client)
         } else if path == "/.well-known/matrix/server" {
             Some(Self::ServerDiscovery)
@@ -142,8 +145,7 @@ mod tests {
             ("", false, false, false),
         ];
         for (path, client, federation, admin) in table {
-            for (kind, expected) in
-                [(Serves::Client, client), (Serves::Federation, federation), (Serves::Admin, admin)]
+            for (kind, expected) in [(Serves::Client, client), (Serves::Federation, federation), (Serves::Admin, admin)]
             {
                 let served = Area::of(path).is_some_and(|area| area.is_served(&BTreeSet::from([kind])));
                 assert_eq!(served, expected, "{path} on {kind}");

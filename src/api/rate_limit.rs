@@ -216,7 +216,12 @@ mod tests {
     }
 
     /// Refuses until the clock has passed `ready_at`, and says how long that takes.
-    async fn hold(limits: &Limits, clock: &RuntimeClock, ready_at: Duration, attempts: &Cell<u32>) -> Result<(), Duration> {
+    async fn hold(
+        limits: &Limits,
+        clock: &RuntimeClock,
+        ready_at: Duration,
+        attempts: &Cell<u32>,
+    ) -> Result<(), Duration> {
         let attempt = async || {
             attempts.set(attempts.get() + 1);
             let left = ready_at.saturating_sub(clock.monotonic());
@@ -251,6 +256,10 @@ mod tests {
         let held = (0..HELD_MAX + 10).map(|_| hold(&limits, &clock, Duration::from_secs(1), &attempts));
         let outcomes = futures_util::future::join_all(held).await;
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), HELD_MAX);
-        assert_eq!(hold(&limits, &clock, clock.monotonic() + Duration::from_secs(1), &attempts).await, Ok(()), "places come back");
+        assert_eq!(
+            hold(&limits, &clock, clock.monotonic() + Duration::from_secs(1), &attempts).await,
+            Ok(()),
+            "places come back"
+        );
     }
 }

@@ -314,8 +314,7 @@ impl Peer {
     /// The header for a request to `destination`.
     pub(crate) fn authorization(&self, method: &Method, uri: &str, destination: &str, body: Option<&Value>) -> String {
         let origin = self.identity.server_name();
-        let mut signed =
-            json!({ "method": method.as_str(), "uri": uri, "origin": origin, "destination": destination });
+        let mut signed = json!({ "method": method.as_str(), "uri": uri, "origin": origin, "destination": destination });
         if let Some(body) = body {
             signed["content"] = body.clone();
         }

@@ -186,7 +186,9 @@ async fn one_server_routes_by_the_listener_that_accepted() {
     let running = actix_rt::spawn(serving.server);
     // A header cannot move a request to another listener.
     let get = |path: &str, port: u16| {
-        format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Forwarded-Host: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Forwarded-Host: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+        )
     };
     for (path, owner) in
         [("/_matrix/client/v3/login", client), ("/_matrix/federation/v1/version", federation), ("/health", admin)]
@@ -210,7 +212,9 @@ async fn bodies_are_capped_whatever_the_headers_say() {
     let address = serving.listeners[0].address;
     let running = actix_rt::spawn(serving.server);
     let put = |headers: &str, body: &str| {
-        format!("PUT /_matrix/federation/v1/send_knock/!r:x/$e HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n{body}")
+        format!(
+            "PUT /_matrix/federation/v1/send_knock/!r:x/$e HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n{body}"
+        )
     };
     let stated = exchange_with(address, put("Content-Length: 131073\r\n", "")).await;
     assert!(stated.starts_with("HTTP/1.1 413"), "{stated}");
@@ -218,7 +222,11 @@ async fn bodies_are_capped_whatever_the_headers_say() {
     let chunk = format!("20001\r\n{}\r\n0\r\n\r\n", "x".repeat(0x20001));
     let chunked = exchange_with(address, put("Transfer-Encoding: chunked\r\n", &chunk)).await;
     assert!(chunked.starts_with("HTTP/1.1 413"), "{chunked}");
-    let multipart = exchange_with(address, put("Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1073741824\r\n", "")).await;
+    let multipart = exchange_with(
+        address,
+        put("Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1073741824\r\n", ""),
+    )
+    .await;
     assert!(multipart.starts_with("HTTP/1.1 415"), "{multipart}");
     let both = exchange_with(address, put("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", "{}")).await;
     assert!(!both.starts_with("HTTP/1.1 2"), "V89: {both}");
@@ -253,5 +261,6 @@ async fn one_address_has_64_connections() {
     assert_eq!(last, "HTTP/1.1 429");
     serving.handle.stop(false).await;
     running.await.unwrap().unwrap();
-    assert!(HELD_MAX > door::CONNECTIONS_BY_ADDRESS_MAX, "one address cannot take all places for held requests");
+    // One address cannot take all places for held requests.
+    const { assert!(HELD_MAX > door::CONNECTIONS_BY_ADDRESS_MAX) };
 }

@@ -13,7 +13,6 @@ mod x_matrix;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -31,8 +30,9 @@ use vestibule_protocol::{
 };
 use vestibule_storage::server_keys::ServerKeyStore;
 
-pub use self::attempts::Rate;
-use self::attempts::{Attempts, Bucket};
+pub use vestibule_actors::{SourceNetwork, limits::Rate};
+use vestibule_actors::limits::Buckets;
+use self::attempts::Attempts;
 pub use self::document::{DocumentError, KEYS_IN_DOCUMENT_MAX};
 use self::key_set::{Key, Provenance, Purpose, ServerKeys};
 pub use self::source::KeySource;
@@ -62,20 +62,6 @@ pub struct KeyringSettings {
     pub new_origins_by_network: Option<Rate>,
     /// Our own former keys with the moment until which they signed events.
     pub own_old_keys: BTreeMap<OwnedServerSigningKeyId, ([u8; 32], UnixMillis)>,
-}
-
-/// The network a request came from, as far as budgets go: an IPv4 /24 or an IPv6 /56.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SourceNetwork(IpAddr);
-
-impl SourceNetwork {
-    /// The network of `address`. An IPv4 address inside an IPv6 one counts as IPv4.
-    pub fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & (u32::MAX << 8))),
-            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 72))),
-        })
-    }
 }
 
 /// Why there is no key. A refusal by our own limits, or a fact about the other server.
@@ -122,13 +108,14 @@ struct Inner {
     clock: Arc<dyn Clock>,
     fetch_places: Semaphore,
     memory: Mutex<Memory>,
+    /// What each source network may still spend on origins that nobody knows yet.
+    budgets: Option<Buckets<SourceNetwork>>,
 }
 
 struct Memory {
     keys: Generations<OwnedServerName, Arc<ServerKeys>>,
     flights: HashMap<OwnedServerName, Flight>,
     attempts: Generations<OwnedServerName, Attempts>,
-    budgets: Generations<SourceNetwork, Bucket>,
 }
 
 type Flight = Shared<BoxFuture<'static, Result<(), KeyError>>>;
@@ -149,10 +136,11 @@ impl Keyring {
             keys: Generations::new(SERVERS_MAX),
             flights: HashMap::new(),
             attempts: Generations::new(SERVERS_MAX),
-            budgets: Generations::new(NETWORKS_MAX),
         };
         let own_keys = Arc::new(ServerKeys::own(&identity, &settings.own_old_keys));
+        let budgets = settings.new_origins_by_network.map(|rate| Buckets::new(rate, NETWORKS_MAX));
         let inner = Inner {
+            budgets,
             identity,
             own_keys,
             settings,

@@ -174,6 +174,11 @@ impl EventSpec {
         Self::state(sender, "m.room.power_levels", json!({ "users": users }))
     }
 
+    /// Who sends it.
+    pub fn sender(&self) -> &UserId {
+        &self.draft.sender
+    }
+
     /// With one more key in the content.
     pub fn with(mut self, key: &str, value: Value) -> Self {
         let value = CanonicalJsonValue::try_from(value).expect("a fixture's JSON is canonical");
@@ -324,7 +329,7 @@ impl RoomDraft {
 pub struct RoomFixture {
     version: RoomVersion,
     room_id: Option<OwnedRoomId>,
-    graph: RoomGraph,
+    pub(crate) graph: RoomGraph,
     events: BTreeMap<OwnedEventId, Arc<Pdu>>,
     known: AuthEvents,
     before: BTreeMap<OwnedEventId, StateVersion>,

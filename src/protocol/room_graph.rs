@@ -15,7 +15,7 @@ pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use ruma::{EventId, OwnedEventId};
@@ -133,6 +133,13 @@ pub struct EntryChange {
     pub new: Option<Arc<Pdu>>,
 }
 
+/// A version that no commit has stored yet: it is stored with the first event that stands on it. Most never are.
+#[derive(Clone, Debug)]
+struct UnstoredRow {
+    row: StateRow,
+    node: Weak<StateNode>,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct RoomGraph {
@@ -145,7 +152,7 @@ pub struct RoomGraph {
     recent_order: VecDeque<OwnedEventId>,
     resolved: BTreeMap<BTreeSet<OwnedEventId>, Arc<StateNode>>,
     resolved_order: VecDeque<BTreeSet<OwnedEventId>>,
-    unstored: BTreeMap<StateVersion, StateRow>,
+    unstored: BTreeMap<StateVersion, UnstoredRow>,
     next_version: u64,
     next_arrival: u64,
     counts: PathCounts,
@@ -369,8 +376,9 @@ impl RoomGraph {
             self.current = Arc::new(next.named(version, row.delta_entries).continuing(&old_current));
             rows.push(row);
         }
+        let cited: BTreeSet<&OwnedEventId> = event.prev_events().iter().collect();
         let no_longer_extremities: Vec<OwnedEventId> =
-            event.prev_events().iter().filter(|id| self.extremities.contains_key(*id)).cloned().collect();
+            cited.into_iter().filter(|id| self.extremities.contains_key(*id)).cloned().collect();
         for event_id in &no_longer_extremities {
             self.remove_extremity(event_id);
         }
@@ -441,7 +449,7 @@ impl RoomGraph {
             let version = self.draw_version();
             let row = StateRow::between(&parent, version, &changes, node.state());
             let named = Arc::new(node.named(version, row.delta_entries).in_epoch_of(&self.current));
-            self.unstored.insert(version, row);
+            self.unstored.insert(version, UnstoredRow { row, node: Arc::downgrade(&named) });
             named
         };
         if self.resolved.insert(after.clone(), named.clone()).is_none() {
@@ -452,17 +460,34 @@ impl RoomGraph {
                 self.resolved.remove(&oldest);
             }
         }
+        self.forget_unreachable();
         named
     }
 
     /// The rows of a version that no commit has stored yet, and of its ancestors, parents first.
     fn take_unstored(&mut self, version: StateVersion, rows: &mut Vec<StateRow>) {
-        if let Some(row) = self.unstored.remove(&version) {
+        if let Some(UnstoredRow { row, .. }) = self.unstored.remove(&version) {
             if let Some(parent) = row.parent {
                 self.take_unstored(parent, rows);
             }
             rows.push(row);
         }
+    }
+
+    /// Forgets rows whose states nobody holds any more, so that no event can come to stand on them.
+    fn forget_unreachable(&mut self) {
+        if self.unstored.len() <= RESOLVED_SETS_MAX.saturating_mul(2) {
+            return;
+        }
+        let mut needed: BTreeSet<StateVersion> = BTreeSet::new();
+        // Children have greater numbers than their parents, so one pass downwards finds all that is needed.
+        for (version, unstored) in self.unstored.iter().rev() {
+            if unstored.node.strong_count() > 0 || needed.contains(version) {
+                needed.insert(*version);
+                needed.extend(unstored.row.parent);
+            }
+        }
+        self.unstored.retain(|version, _| needed.contains(version));
     }
 
     fn draw_version(&mut self) -> StateVersion {

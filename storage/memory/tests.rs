@@ -1,4 +1,5 @@
 //! The suite on the reference model, and what the model offers beyond it: holds, faults, restarts.
+//! May not: wait for anything; the model answers at once.
 
 use std::sync::Arc;
 

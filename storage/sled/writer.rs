@@ -50,8 +50,8 @@ pub(crate) enum Order {
     Unpin,
     /// Takes a checkpoint now.
     Checkpoint(Sender<CheckpointReply>),
-    /// From the thread that took one.
-    Checkpointed(Result<Checkpoint, CheckpointError>),
+    /// From the thread that took one: which it was, and how it ended.
+    Checkpointed(u64, Result<Checkpoint, CheckpointError>),
     /// Makes what waits, seals the journal, and ends.
     Close(Sender<Result<(), String>>),
 }
@@ -302,7 +302,7 @@ impl Writer {
             Order::Pin(from, reply) => self.pin(from, &reply),
             Order::Unpin => self.unpin(),
             Order::Checkpoint(reply) => self.checkpoint_now(reply),
-            Order::Checkpointed(outcome) => self.checkpointed(outcome),
+            Order::Checkpointed(number, outcome) => self.checkpointed(number, outcome),
             Order::Close(reply) => {
                 let sealed = self.close();
                 // Whoever asked may have given up.
@@ -319,7 +319,7 @@ impl Writer {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Commit(waiting) => self.make(VecDeque::from([waiting])),
-                Order::Checkpointed(outcome) => self.checkpointed(outcome),
+                Order::Checkpointed(number, outcome) => self.checkpointed(number, outcome),
                 Order::Pin(..) | Order::Unpin | Order::Checkpoint(_) | Order::Close(_) => {}
             }
         }

@@ -140,10 +140,8 @@ fn first_column(markdown: &str, heading: &str) -> BTreeMap<String, usize> {
     for (index, line) in markdown.lines().enumerate() {
         if line.starts_with('#') {
             is_below = line.trim_start_matches('#').trim() == heading;
-        } else if let Some(row) = line.strip_prefix("| `").filter(|_| is_below) {
-            if let Some((name, _)) = row.split_once('`') {
-                found.insert(name.to_owned(), index + 1);
-            }
+        } else if is_below && let Some((name, _)) = line.strip_prefix("| `").and_then(|row| row.split_once('`')) {
+            found.insert(name.to_owned(), index + 1);
         }
     }
     assert!(!found.is_empty(), "README.md: no table below “{heading}”");
@@ -162,7 +160,9 @@ fn every_fact_has_its_row_in_the_error_table() {
             for (line, variant) in variants(file, name) {
                 let fact = format!("{name}::{variant}");
                 let is_in = |text: &str| {
-                    text.match_indices(&fact).any(|(at, _)| !text[at + fact.len()..].starts_with(|char: char| char.is_alphanumeric() || char == '_'))
+                    text.match_indices(&fact).any(|(at, _)| {
+                        !text[at + fact.len()..].starts_with(|char: char| char.is_alphanumeric() || char == '_')
+                    })
                 };
                 if !is_in(&rows) {
                     complaints.push(Complaint::new(path, line, format!("{fact} has no row in {ERROR_TABLE}")));
@@ -174,7 +174,11 @@ fn every_fact_has_its_row_in_the_error_table() {
             let start = format!("impl From<{name}> for MatrixError");
             for (line, code) in item(&table.text.code, &[start]) {
                 if code.trim_start().starts_with("_ =>") {
-                    complaints.push(Complaint::new(ERROR_TABLE, line, format!("a new variant of {name} would slip through here")));
+                    complaints.push(Complaint::new(
+                        ERROR_TABLE,
+                        line,
+                        format!("a new variant of {name} would slip through here"),
+                    ));
                 }
             }
         }
@@ -184,14 +188,28 @@ fn every_fact_has_its_row_in_the_error_table() {
 
 #[test]
 fn every_refusal_of_a_lower_crate_is_known_here() {
-    let known: BTreeSet<&str> =
-        REPORTED.iter().flat_map(|(_, enums)| enums.iter().copied()).chain(INNER_REFUSALS.iter().map(|(name, _)| *name)).collect();
+    let known: BTreeSet<&str> = REPORTED
+        .iter()
+        .flat_map(|(_, enums)| enums.iter().copied())
+        .chain(INNER_REFUSALS.iter().map(|(name, _)| *name))
+        .collect();
     let mut complaints = Vec::new();
-    for file in tree::rust_files().iter().filter(|file| ["src/protocol", "storage", "actors"].contains(&file.crate_dir())) {
+    for file in
+        tree::rust_files().iter().filter(|file| ["src/protocol", "storage", "actors"].contains(&file.crate_dir()))
+    {
         for (line, code) in file.shipped() {
-            let name: String = code.strip_prefix("pub enum ").unwrap_or("").chars().take_while(|char| char.is_alphanumeric()).collect();
+            let name: String = code
+                .strip_prefix("pub enum ")
+                .unwrap_or("")
+                .chars()
+                .take_while(|char| char.is_alphanumeric())
+                .collect();
             if name.ends_with("Refusal") && !known.contains(name.as_str()) {
-                complaints.push(Complaint::new(&file.path, line, format!("{name} is neither reported to handlers nor an inner refusal")));
+                complaints.push(Complaint::new(
+                    &file.path,
+                    line,
+                    format!("{name} is neither reported to handlers nor an inner refusal"),
+                ));
             }
         }
     }
@@ -201,7 +219,10 @@ fn every_refusal_of_a_lower_crate_is_known_here() {
 #[test]
 fn errcodes_are_named_by_the_error_module_alone() {
     let mut complaints = Vec::new();
-    for file in tree::rust_files().iter().filter(|file| file.crate_dir() == "src/api" && !file.path.starts_with("src/api/error")) {
+    for file in tree::rust_files()
+        .iter()
+        .filter(|file| file.crate_dir() == "src/api" && !file.path.starts_with("src/api/error"))
+    {
         let shipped: BTreeSet<usize> = file.shipped().into_iter().map(|(line, _)| line).collect();
         for (index, line) in file.text.quoted.iter().enumerate() {
             if shipped.contains(&(index + 1)) && line.contains("\"M_") {
@@ -264,14 +285,24 @@ fn the_readme_tells_all_commands_and_metrics() {
     for (line, variant) in commands {
         let name = snake_case(&variant).replace('_', "-");
         if !told.keys().any(|command| command.split(' ').next() == Some(&name)) {
-            complaints.push(Complaint::new("src/args.rs", line, format!("README.md has no row for the command `{name}`")));
+            complaints.push(Complaint::new(
+                "src/args.rs",
+                line,
+                format!("README.md has no row for the command `{name}`"),
+            ));
         }
     }
     let path = "src/api/admin/metrics.rs";
     for (index, line) in rust_file(path).text.quoted.iter().enumerate() {
-        for name in line.split('"').filter(|text| text.starts_with("vestibule_") && text.chars().all(|char| char.is_ascii_lowercase() || char == '_')) {
+        for name in line.split('"').filter(|text| {
+            text.starts_with("vestibule_") && text.chars().all(|char| char.is_ascii_lowercase() || char == '_')
+        }) {
             if !readme.contains(&format!("`{name}")) {
-                complaints.push(Complaint::new(path, index + 1, format!("README.md does not name the metric `{name}`")));
+                complaints.push(Complaint::new(
+                    path,
+                    index + 1,
+                    format!("README.md does not name the metric `{name}`"),
+                ));
             }
         }
     }
@@ -294,7 +325,12 @@ fn every_setting_of_the_contract_is_in_the_shipped_configuration() {
         let (section, key) = setting.rsplit_once('.').unwrap_or(("", setting));
         let section = match section {
             "" => Some(&table),
-            "listener" => table["listener"].as_array().unwrap().iter().filter_map(Value::as_table).find(|table| table.contains_key(key)),
+            "listener" => table["listener"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(Value::as_table)
+                .find(|table| table.contains_key(key)),
             name => table.get(name).and_then(Value::as_table),
         };
         if !section.is_some_and(|section| section.contains_key(key)) && !is_explained(key) {
@@ -312,14 +348,29 @@ fn every_message_of_a_room_has_its_file_and_its_name() {
         let messages: Vec<(usize, String)> = file
             .shipped()
             .into_iter()
-            .filter_map(|(line, code)| Some((line, code.strip_prefix("impl RoomMessage for ")?.trim_end_matches([' ', '{']).to_owned())))
+            .filter_map(|(line, code)| {
+                Some((line, code.strip_prefix("impl RoomMessage for ")?.trim_end_matches([' ', '{']).to_owned()))
+            })
             .collect();
         for (line, message) in &messages {
             if snake_case(message) != stem {
-                complaints.push(Complaint::new(&file.path, *line, format!("{message} has the file {}.rs to itself", snake_case(message))));
+                complaints.push(Complaint::new(
+                    &file.path,
+                    *line,
+                    format!("{message} has the file {}.rs to itself", snake_case(message)),
+                ));
             }
-            if !file.text.quoted.iter().any(|code| code.contains("const KIND") && code.contains(&format!("\"{}\"", snake_case(message)))) {
-                complaints.push(Complaint::new(&file.path, *line, format!("the actor stats call it \"{}\"", snake_case(message))));
+            if !file
+                .text
+                .quoted
+                .iter()
+                .any(|code| code.contains("const KIND") && code.contains(&format!("\"{}\"", snake_case(message))))
+            {
+                complaints.push(Complaint::new(
+                    &file.path,
+                    *line,
+                    format!("the actor stats call it \"{}\"", snake_case(message)),
+                ));
             }
         }
     }

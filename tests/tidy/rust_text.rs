@@ -42,7 +42,9 @@ impl RustText {
             let mut rest = line.as_str();
             if !is_in_use {
                 let trimmed = line.trim_start();
-                let after_pub = trimmed.strip_prefix("pub").map_or(trimmed, |rest| rest.trim_start_matches(|char| char != ' ').trim_start());
+                let after_pub = trimmed
+                    .strip_prefix("pub")
+                    .map_or(trimmed, |rest| rest.trim_start_matches(|char| char != ' ').trim_start());
                 let Some(after) = after_pub.strip_prefix("use ") else { continue };
                 (is_in_use, rest) = (true, after);
             }
@@ -223,7 +225,8 @@ fn blanked(text: &str) -> (String, String) {
                 _ => is_code = false,
             },
             Within::RawText { hashes } => {
-                let ends = char == '"' && chars[at + 1..].iter().take(hashes).filter(|char| **char == '#').count() == hashes;
+                let ends =
+                    char == '"' && chars[at + 1..].iter().take(hashes).filter(|char| **char == '#').count() == hashes;
                 if ends {
                     within = Within::Code;
                     taken = hashes + 1;
@@ -244,7 +247,9 @@ fn blanked(text: &str) -> (String, String) {
 
 /// Whether a character belongs to an identifier; `b` and `c` before a raw string do not count.
 fn is_word(char: Option<&char>, may_prefix_a_string: bool) -> bool {
-    char.is_some_and(|char| (char.is_alphanumeric() || *char == '_') && !(may_prefix_a_string && matches!(char, 'b' | 'c')))
+    char.is_some_and(|char| {
+        (char.is_alphanumeric() || *char == '_') && !(may_prefix_a_string && matches!(char, 'b' | 'c'))
+    })
 }
 
 /// The length of a character literal; `None` for lifetimes and labels.
@@ -268,7 +273,10 @@ mod tests {
         assert_eq!(source.code[0].trim_end(), "let a = \"       \";");
         assert_eq!(source.code[1].trim_end(), "let b = r#\"");
         assert_eq!(source.code[2].trim_end(), "\"#;");
-        assert_eq!(source.code[3].split_whitespace().collect::<Vec<_>>(), ["let", "c:", "&'a", "str", "=", "d(", ",", ");"]);
+        assert_eq!(
+            source.code[3].split_whitespace().collect::<Vec<_>>(),
+            ["let", "c:", "&'a", "str", "=", "d(", ",", ");"]
+        );
     }
 
     #[test]
@@ -285,7 +293,13 @@ mod tests {
         let text = "use std::{\n    collections::{BTreeMap, BTreeSet},\n    fs,\n};\npub(crate) use a::b;\nfn f() { use_it(); }\nuse c::d as e;\n";
         let found = RustText::parse(text).imports();
         let found: Vec<(usize, &str)> = found.iter().map(|(line, path)| (*line, path.as_str())).collect();
-        let expected = [(2, "std::collections::BTreeMap"), (2, "std::collections::BTreeSet"), (3, "std::fs"), (5, "a::b"), (7, "c::dase")];
+        let expected = [
+            (2, "std::collections::BTreeMap"),
+            (2, "std::collections::BTreeSet"),
+            (3, "std::fs"),
+            (5, "a::b"),
+            (7, "c::dase"),
+        ];
         assert_eq!(found, expected);
     }
 

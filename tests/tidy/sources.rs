@@ -19,7 +19,16 @@ const GIVEN_NAMES: [(&str, &str); 2] = [
 
 /// Parts of names in British spelling; the specification's is American.
 const BRITISH: [&str; 10] = [
-    "authoris", "behaviour", "canonicalis", "cancelled_", "colour", "initialis", "normalis", "organis", "recognis", "serialis",
+    "authoris",
+    "behaviour",
+    "canonicalis",
+    "cancelled_",
+    "colour",
+    "initialis",
+    "normalis",
+    "organis",
+    "recognis",
+    "serialis",
 ];
 
 /// What stands where work is left over. In pieces, because this file is read too.
@@ -38,13 +47,34 @@ const SPEC_VERSION: &str = "/v1.19/";
 
 /// Names of what the standard library does beyond computing.
 const IMPURE: [&str; 15] = [
-    "std::env", "std::fs", "std::io", "std::net::Tcp", "std::net::Udp", "std::process", "std::thread", "SystemTime", "Instant",
-    "OsRng", "thread_rng", "async fn", ".await", "println!", "eprintln!",
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::process",
+    "std::thread",
+    "SystemTime",
+    "Instant",
+    "OsRng",
+    "thread_rng",
+    "async fn",
+    ".await",
+    "println!",
+    "eprintln!",
 ];
 
 /// Names by which a room could reach files or the network.
 const OUTSIDE: [&str; 9] = [
-    "std::fs", "std::process", "tokio::fs", "tokio::net", "TcpStream", "TcpListener", "UdpSocket", "UnixStream", "ToSocketAddrs",
+    "std::fs",
+    "std::process",
+    "tokio::fs",
+    "tokio::net",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "ToSocketAddrs",
 ];
 
 /// Files whose maps without order are private look-ups: never signed, stored, sent, compared or walked for an answer.
@@ -70,7 +100,8 @@ fn shipped_lines(files: &[RustFile]) -> impl Iterator<Item = (&RustFile, usize, 
 fn has_word(code: &str, word: &str) -> bool {
     code.match_indices(word).any(|(at, _)| {
         let before = code[..at].chars().next_back();
-        !word.starts_with(|char: char| char.is_alphanumeric()) || !before.is_some_and(|char| char.is_alphanumeric() || char == '_')
+        !word.starts_with(|char: char| char.is_alphanumeric())
+            || !before.is_some_and(|char| char.is_alphanumeric() || char == '_')
     })
 }
 
@@ -78,14 +109,20 @@ fn has_word(code: &str, word: &str) -> bool {
 fn every_file_says_its_job_and_what_it_may_not_do() {
     let mut complaints = Vec::new();
     for file in tree::rust_files().iter().filter(|file| !file.is_test) {
-        let head: Vec<&str> = file.text.raw.iter().map(String::as_str).take_while(|line| line.starts_with("//!")).collect();
+        let head: Vec<&str> =
+            file.text.raw.iter().map(String::as_str).take_while(|line| line.starts_with("//!")).collect();
         let job = head.first().and_then(|line| line.strip_prefix("//! ")).unwrap_or("");
         if job.split_whitespace().count() < 2 {
             complaints.push(Complaint::new(&file.path, 1, "begins with `//! ` and the file's job"));
         }
-        let prohibitions = head.iter().filter(|line| line.strip_prefix("//! May not: ").is_some_and(|what| what.len() > 4));
+        let prohibitions =
+            head.iter().filter(|line| line.strip_prefix("//! May not: ").is_some_and(|what| what.len() > 4));
         if prohibitions.count() != 1 {
-            complaints.push(Complaint::new(&file.path, 1, "its head has one line `//! May not: ` with what it must never do"));
+            complaints.push(Complaint::new(
+                &file.path,
+                1,
+                "its head has one line `//! May not: ` with what it must never do",
+            ));
         }
     }
     none(complaints);
@@ -106,14 +143,21 @@ fn names_have_a_noun() {
                 .split(|char: char| !char.is_alphanumeric() && char != '_')
                 .filter(|word| !word.is_empty() && !GIVEN_NAMES.iter().any(|(given, _)| given == word))
                 .collect();
-            for pair in words.windows(2).filter(|pair| ["struct", "enum", "trait", "type", "union", "mod"].contains(&pair[0])) {
+            for pair in
+                words.windows(2).filter(|pair| ["struct", "enum", "trait", "type", "union", "mod"].contains(&pair[0]))
+            {
                 let name = pair[1];
-                if EMPTY_NOUNS.iter().any(|noun| name.contains(noun)) || (pair[0] == "mod" && HOMELESS.contains(&name)) {
+                if EMPTY_NOUNS.iter().any(|noun| name.contains(noun)) || (pair[0] == "mod" && HOMELESS.contains(&name))
+                {
                     complaints.push(Complaint::new(&file.path, index + 1, format!("`{name}`: name what it is")));
                 }
             }
             for word in words.iter().filter(|word| BRITISH.iter().any(|part| word.to_lowercase().contains(part))) {
-                complaints.push(Complaint::new(&file.path, index + 1, format!("`{word}`: names are spelled as the specification spells them")));
+                complaints.push(Complaint::new(
+                    &file.path,
+                    index + 1,
+                    format!("`{word}`: names are spelled as the specification spells them"),
+                ));
             }
         }
     }
@@ -128,7 +172,9 @@ fn specification_links_carry_the_one_version() {
             let is_pinned = |at: usize| line[at + SPEC_HOST.len()..].starts_with(SPEC_VERSION);
             let loose = line.match_indices(SPEC_HOST).any(|(at, _)| !is_pinned(at));
             if (loose && !line.contains("concat!(")) || line.contains(concat!("matrix.org/docs/", "spec")) {
-                let reason = format!("a link to the specification begins with {SPEC_HOST}{SPEC_VERSION}, so that it still says the same later");
+                let reason = format!(
+                    "a link to the specification begins with {SPEC_HOST}{SPEC_VERSION}, so that it still says the same later"
+                );
                 complaints.push(Complaint::new(path, index + 1, reason));
             }
         }
@@ -142,11 +188,19 @@ fn nothing_is_left_over() {
     for (path, lines) in tree::texts().iter().filter(|(path, _)| path != "LICENSE" && path != "Cargo.lock") {
         for (index, line) in lines.iter().enumerate() {
             for word in UNFINISHED.iter().filter(|word| has_word(line, word)) {
-                complaints.push(Complaint::new(path, index + 1, format!("`{word}`: work that is not done is not in the tree")));
+                complaints.push(Complaint::new(
+                    path,
+                    index + 1,
+                    format!("`{word}`: work that is not done is not in the tree"),
+                ));
             }
             let comment = line.trim_start().strip_prefix("//").unwrap_or("").trim_start();
-            let is_code = ["pub ", "use ", "mod ", "let ", "fn ", "impl ", "#["].iter().any(|start| comment.starts_with(start));
-            if path.ends_with(".rs") && is_code && (comment.ends_with(';') || comment.ends_with('{') || comment.ends_with(']')) {
+            let is_code =
+                ["pub ", "use ", "mod ", "let ", "fn ", "impl ", "#["].iter().any(|start| comment.starts_with(start));
+            if path.ends_with(".rs")
+                && is_code
+                && (comment.ends_with(';') || comment.ends_with('{') || comment.ends_with(']'))
+            {
                 complaints.push(Complaint::new(path, index + 1, "code in a comment is neither code nor comment"));
             }
         }
@@ -164,13 +218,20 @@ fn tests_wait_for_conditions_and_never_sleep() {
                 // On paused time a sleep is a statement about deadlines and takes no time.
                 time_is_virtual = code.contains("start_paused = true");
             }
+            time_is_virtual |= code.contains("tokio::time::pause()");
             if has_word(code, "sleep(") && !time_is_virtual {
-                complaints.push(Complaint::new(&file.path, line, "a test that sleeps is slow on good days and fails on bad ones"));
+                complaints.push(Complaint::new(
+                    &file.path,
+                    line,
+                    "a test that sleeps is slow on good days and fails on bad ones",
+                ));
             }
         }
     }
     for (path, lines) in tree::texts().iter().filter(|(path, _)| path.ends_with(".py") || path.ends_with(".sh")) {
-        for (index, line) in lines.iter().enumerate().filter(|(_, line)| has_word(line, "sleep") && !line.trim_start().starts_with('#')) {
+        for (index, line) in lines.iter().enumerate().filter(|(_, line)| {
+            ["sleep(", "sleep "].iter().any(|word| has_word(line, word)) && !line.trim_start().starts_with('#')
+        }) {
             let reason = format!("a test that sleeps is slow on good days and fails on bad ones: {}", line.trim());
             complaints.push(Complaint::new(path, index + 1, reason));
         }
@@ -183,7 +244,9 @@ fn maps_without_order_are_private_look_ups() {
     let files = tree::rust_files();
     let mut complaints = Vec::new();
     let mut met = BTreeSet::new();
-    for (file, line, code) in shipped_lines(files).filter(|(_, _, code)| has_word(code, "HashMap") || has_word(code, "HashSet")) {
+    for (file, line, code) in
+        shipped_lines(files).filter(|(_, _, code)| has_word(code, "HashMap") || has_word(code, "HashSet"))
+    {
         if UNORDERED.iter().any(|(path, _)| *path == file.path) {
             met.insert(file.path.as_str());
             let is_public = code.trim_start().starts_with("pub ") && !code.contains(" use ");
@@ -191,7 +254,11 @@ fn maps_without_order_are_private_look_ups() {
                 complaints.push(Complaint::new(&file.path, line, "a map without order leaves its module"));
             }
         } else {
-            complaints.push(Complaint::new(&file.path, line, "ordered maps in all that is signed, stored, sent or compared"));
+            complaints.push(Complaint::new(
+                &file.path,
+                line,
+                "ordered maps in all that is signed, stored, sent or compared",
+            ));
         }
     }
     for (path, _) in UNORDERED.iter().filter(|(path, _)| !met.contains(path)) {
@@ -207,8 +274,14 @@ fn only_the_wiring_names_an_engine() {
         .iter()
         .filter(|file| file.path != NAMES_ENGINE && file.crate_dir() != "storage/sled")
         .flat_map(|file| file.text.code.iter().enumerate().map(move |(index, code)| (file, index + 1, code)))
-        .filter(|(file, _, code)| has_word(code, "vestibule_storage_sled") || (!file.is_test && has_word(code, "sled::")));
-    none(strangers.map(|(file, line, _)| Complaint::new(&file.path, line, format!("only {NAMES_ENGINE} names an engine"))).collect());
+        .filter(|(file, _, code)| {
+            has_word(code, "vestibule_storage_sled") || (!file.is_test && has_word(code, "sled::"))
+        });
+    none(
+        strangers
+            .map(|(file, line, _)| Complaint::new(&file.path, line, format!("only {NAMES_ENGINE} names an engine")))
+            .collect(),
+    );
 }
 
 #[test]
@@ -229,7 +302,8 @@ fn the_floor_only_computes_and_rooms_stay_inside() {
             _ => continue,
         };
         let imports = imports.get(&(file.path.as_str(), line)).map_or(&[][..], Vec::as_slice);
-        for word in words.iter().filter(|word| has_word(code, word) || imports.iter().any(|path| has_word(path, word))) {
+        for word in words.iter().filter(|word| has_word(code, word) || imports.iter().any(|path| has_word(path, word)))
+        {
             complaints.push(Complaint::new(&file.path, line, format!("`{word}`: {reason}")));
         }
     }
@@ -242,16 +316,28 @@ fn lints_are_expected_with_a_reason_and_never_allowed() {
     for file in tree::rust_files() {
         for (index, code) in file.text.code.iter().enumerate() {
             if has_word(code, "#[allow(") || has_word(code, "#![allow(") {
-                complaints.push(Complaint::new(&file.path, index + 1, "an exception from a lint is an `expect` with its proof"));
+                complaints.push(Complaint::new(
+                    &file.path,
+                    index + 1,
+                    "an exception from a lint is an `expect` with its proof",
+                ));
             }
             if has_word(code, "#[expect(") || has_word(code, "#![expect(") {
-                let attribute: Vec<&str> = file.text.code[index..].iter().map(String::as_str).scan(false, |ended, line| {
-                    let line_counts = !*ended;
-                    *ended |= line.contains(")]");
-                    line_counts.then_some(line)
-                }).collect();
+                let attribute: Vec<&str> = file.text.code[index..]
+                    .iter()
+                    .map(String::as_str)
+                    .scan(false, |ended, line| {
+                        let line_counts = !*ended;
+                        *ended |= line.contains(")]");
+                        line_counts.then_some(line)
+                    })
+                    .collect();
                 if !attribute.iter().any(|line| line.contains("reason =")) {
-                    complaints.push(Complaint::new(&file.path, index + 1, "an exception from a lint carries its reason"));
+                    complaints.push(Complaint::new(
+                        &file.path,
+                        index + 1,
+                        "an exception from a lint carries its reason",
+                    ));
                 }
             }
         }

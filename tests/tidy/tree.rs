@@ -32,7 +32,11 @@ impl Complaint {
 pub fn none(complaints: Vec<Complaint>) {
     let lines: Vec<String> = complaints
         .iter()
-        .map(|Complaint { path, line, reason }| if *line == 0 { format!("{path}: {reason}") } else { format!("{path}:{line}: {reason}") })
+        .map(
+            |Complaint { path, line, reason }| {
+                if *line == 0 { format!("{path}: {reason}") } else { format!("{path}:{line}: {reason}") }
+            },
+        )
         .collect();
     assert!(lines.is_empty(), "{} broken:\n{}\n", lines.len(), lines.join("\n"));
 }
@@ -63,7 +67,8 @@ impl RustFile {
 
     /// The folder of the crate, as the workspace names it; `.` for the root.
     pub fn crate_dir(&self) -> &'static str {
-        const INNER_FIRST: [&str; 6] = ["src/protocol", "src/federation", "src/api", "storage/sled", "storage", "actors"];
+        const INNER_FIRST: [&str; 6] =
+            ["src/protocol", "src/federation", "src/api", "storage/sled", "storage", "actors"];
         INNER_FIRST.into_iter().find(|dir| self.path.starts_with(&format!("{dir}/"))).unwrap_or(".")
     }
 }
@@ -78,7 +83,11 @@ pub fn read(path: &str) -> String {
 
 /// What git ignores at the top level, by the lines of `.gitignore` that begin with a slash.
 pub fn ignored_at_top() -> BTreeSet<String> {
-    read(".gitignore").lines().filter_map(|line| line.strip_prefix('/')).map(|name| name.trim_end_matches('/').to_owned()).collect()
+    read(".gitignore")
+        .lines()
+        .filter_map(|line| line.strip_prefix('/'))
+        .map(|name| name.trim_end_matches('/').to_owned())
+        .collect()
 }
 
 /// Every text file of the project, from the root, in order.

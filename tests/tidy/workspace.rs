@@ -24,8 +24,21 @@ const PROTOCOL_MAY_DEPEND_ON: [&str; 10] =
 
 /// Beginnings of the names of crates that speak HTTP or reach the network.
 const NETWORK: [&str; 15] = [
-    "actix-files", "actix-http", "actix-server", "actix-web", "awc", "h2", "hickory", "http", "hyper", "quinn", "reqwest",
-    "rustls", "tokio-rustls", "tower", "ureq",
+    "actix-files",
+    "actix-http",
+    "actix-server",
+    "actix-web",
+    "awc",
+    "h2",
+    "hickory",
+    "http",
+    "hyper",
+    "quinn",
+    "reqwest",
+    "rustls",
+    "tokio-rustls",
+    "tower",
+    "ureq",
 ];
 
 /// Crates that one crate of ours alone may ship with, and why.
@@ -107,9 +120,11 @@ impl Manifest {
         let targets = self.table.get("target").and_then(Value::as_table);
         tables.extend(targets.into_iter().flat_map(|targets| targets.values()).filter_map(Value::as_table));
         for table in tables {
-            for (section, kind) in
-                [("dependencies", Kind::Shipped), ("build-dependencies", Kind::Shipped), ("dev-dependencies", Kind::Dev)]
-            {
+            for (section, kind) in [
+                ("dependencies", Kind::Shipped),
+                ("build-dependencies", Kind::Shipped),
+                ("dev-dependencies", Kind::Dev),
+            ] {
                 for (name, value) in table.get(section).and_then(Value::as_table).into_iter().flatten() {
                     let own_name = value.get("package").and_then(Value::as_str);
                     let package = own_name.or(renamed.get(name).map(String::as_str)).unwrap_or(name);
@@ -170,7 +185,8 @@ impl Workspace {
         for (manifest, dependency) in self.dependencies() {
             let Some(named) = dirs.get(dependency.package.as_str()) else { continue };
             if !may_name(&manifest.dir, named) {
-                let reason = format!("{} may not name {named}: arrows point down the line {}", manifest.dir, LINE.join(" ← "));
+                let reason =
+                    format!("{} may not name {named}: arrows point down the line {}", manifest.dir, LINE.join(" ← "));
                 complaints.push(Complaint::new(&manifest.path, dependency.line, reason));
             }
         }
@@ -197,7 +213,9 @@ impl Workspace {
                     format!("a room never waits for the network, so actors cannot name `{name}`")
                 }
                 _ => match OWNED.iter().find(|(owned, ..)| *owned == name) {
-                    Some((_, owner, reason)) if *owner != manifest.dir => format!("`{name}` belongs to {owner}: {reason}"),
+                    Some((_, owner, reason)) if *owner != manifest.dir => {
+                        format!("`{name}` belongs to {owner}: {reason}")
+                    }
                     _ => continue,
                 },
             };
@@ -251,20 +269,29 @@ fn a_wrong_arrow_and_an_outsider_are_caught() {
         Manifest::parse(dir, &format!("{dir}/Cargo.toml"), format!("[package]\nname = \"{package}\"\n{rest}"))
     };
     let workspace = Workspace::of(vec![
-        manifest(".", "r", "[workspace.dependencies]\nalias = { package = \"api\" }\n[dependencies]\nengine.workspace = true"),
-        manifest("src/protocol", "protocol", "[dependencies]\ntokio.workspace = true\n[dev-dependencies]\nrand.workspace = true"),
+        manifest(
+            ".",
+            "r",
+            "[workspace.dependencies]\nalias = { package = \"api\" }\n[dependencies]\nengine.workspace = true",
+        ),
+        manifest(
+            "src/protocol",
+            "protocol",
+            "[dependencies]\ntokio.workspace = true\n[dev-dependencies]\nrand.workspace = true",
+        ),
         manifest("storage", "storage", "[dev-dependencies]\nengine.workspace = true"),
-        manifest("storage/sled", "engine", "[dependencies]\nstorage.workspace = true\nactors.workspace = true\nsled.workspace = true"),
+        manifest(
+            "storage/sled",
+            "engine",
+            "[dependencies]\nstorage.workspace = true\nactors.workspace = true\nsled.workspace = true",
+        ),
         manifest("actors", "actors", "[dependencies]\nalias.workspace = true\nhyper-util.workspace = true"),
         manifest("src/api", "api", "[target.'cfg(unix)'.dependencies]\nsled = \"0.34\"\nactors.workspace = true"),
     ]);
     let seen = |complaints: Vec<Complaint>| -> Vec<String> {
         complaints.into_iter().map(|complaint| format!("{}:{}", complaint.path, complaint.line)).collect()
     };
-    assert_eq!(
-        seen(workspace.arrows()),
-        ["storage/Cargo.toml:4", "storage/sled/Cargo.toml:5", "actors/Cargo.toml:4"]
-    );
+    assert_eq!(seen(workspace.arrows()), ["storage/Cargo.toml:4", "storage/sled/Cargo.toml:5", "actors/Cargo.toml:4"]);
     assert_eq!(
         seen(workspace.outsiders()),
         ["src/protocol/Cargo.toml:4", "actors/Cargo.toml:5", "src/api/Cargo.toml:4", "src/api/Cargo.toml:4"]
@@ -297,7 +324,11 @@ fn every_dependency_says_why_it_is_there() {
         if is_dependency && !line.starts_with("vestibule-") {
             let own_reason = line.rsplit_once(" # ").is_some_and(|(_, reason)| !reason.trim().is_empty());
             if !own_reason && !before.starts_with("# ") {
-                complaints.push(Complaint::new("Cargo.toml", index + 1, "a dependency carries its reason as a comment"));
+                complaints.push(Complaint::new(
+                    "Cargo.toml",
+                    index + 1,
+                    "a dependency carries its reason as a comment",
+                ));
             }
         }
         before = line;
@@ -309,7 +340,10 @@ fn every_dependency_says_why_it_is_there() {
 fn ruma_is_pinned() {
     let workspace = Workspace::read();
     let version = workspace.root().table["workspace"]["dependencies"]["ruma"]["version"].as_str().unwrap();
-    assert!(version.starts_with('='), "Cargo.toml: ruma {version}: earlier releases authorized knocks wrongly, later ones are read first");
+    assert!(
+        version.starts_with('='),
+        "Cargo.toml: ruma {version}: earlier releases authorized knocks wrongly, later ones are read first"
+    );
 }
 
 #[test]
@@ -321,10 +355,16 @@ fn no_crate_of_the_table_is_there_twice() {
     }
     let workspace = Workspace::read();
     let table = workspace.root().table["workspace"]["dependencies"].as_table().unwrap();
-    let doubled: BTreeSet<&str> =
-        table.keys().map(String::as_str).filter(|name| versions.get(name).is_some_and(|found| found.len() > 1)).collect();
+    let doubled: BTreeSet<&str> = table
+        .keys()
+        .map(String::as_str)
+        .filter(|name| versions.get(name).is_some_and(|found| found.len() > 1))
+        .collect();
     let known: BTreeSet<&str> = SECOND_VERSIONS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(doubled, known, "Cargo.lock: a second version of a crate that we name, or an exception that is no longer one");
+    assert_eq!(
+        doubled, known,
+        "Cargo.lock: a second version of a crate that we name, or an exception that is no longer one"
+    );
 }
 
 #[test]
@@ -334,7 +374,11 @@ fn every_crate_has_the_lints() {
     let mut complaints = Vec::new();
     for (tool, lint, level) in LINTS {
         if lints.get(tool).and_then(|tool| tool.get(lint)).and_then(Value::as_str) != Some(level) {
-            complaints.push(Complaint::new("Cargo.toml", 0, format!("[workspace.lints.{tool}] sets {lint} = \"{level}\"")));
+            complaints.push(Complaint::new(
+                "Cargo.toml",
+                0,
+                format!("[workspace.lints.{tool}] sets {lint} = \"{level}\""),
+            ));
         }
     }
     for manifest in &workspace.manifests {

@@ -11,6 +11,11 @@ use crate::{AskError, testing::{TestRoom, World}};
 /// A user of our own server.
 pub(crate) const DAVE: &str = "@dave:resident.test";
 
+/// The join rules of a room that one enters by invite.
+pub(crate) fn invite_rule() -> (&'static str, serde_json::Value) {
+    ("m.room.join_rules", serde_json::json!({ "join_rule": "invite" }))
+}
+
 /// Asks the room's memory a question.
 pub(crate) struct Look<T>(pub(crate) Box<dyn Fn(&mut Room) -> T + Send>);
 

@@ -50,7 +50,11 @@ impl Exposition {
         self.gauge("vestibule_actors_live", "Room actors in memory.", totals.actors_live);
         self.counter("vestibule_actors_started_total", "Room actors started.", totals.actors_started);
         self.counter("vestibule_actors_passivated_total", "Room actors that left memory.", totals.actors_passivated);
-        self.counter("vestibule_actors_restarted_total", "Room actors restarted after a failure.", totals.actors_restarted);
+        self.counter(
+            "vestibule_actors_restarted_total",
+            "Room actors restarted after a failure.",
+            totals.actors_restarted,
+        );
         self.gauge("vestibule_rooms_quarantined", "Rooms that do not load.", count(totals.quarantined.len()));
         let knocks = &totals.knocks;
         self.counter("vestibule_knock_templates_total", "Templates of knocks given out.", knocks.prepared);

@@ -67,12 +67,15 @@ async fn stats_say_what_happened() {
     assert_eq!(actor["members"], json!({ "join": 1, "invite": 0, "knock": 2, "leave": 0, "ban": 0 }));
     assert_eq!(actor["mailbox"], json!({ "depth": 0, "capacity": 16 }));
     assert_eq!(actor["messages"]["admit_knock"], 3);
-    for number in ["handling_p50_us", "handling_p99_us", "forward_extremities", "started_ms", "last_active_ms", "restarts"] {
+    for number in
+        ["handling_p50_us", "handling_p99_us", "forward_extremities", "started_ms", "last_active_ms", "restarts"]
+    {
         assert!(actor[number].is_u64(), "{number}");
     }
     assert!(stats.get("next_from").is_none());
     let encoded = room_id.replace('!', "%21");
-    let (status, one) = ask(&service, get(&format!("/_vestibule/admin/v1/rooms/{encoded}/actor"), ADMIN_TOKEN).to_request()).await;
+    let (status, one) =
+        ask(&service, get(&format!("/_vestibule/admin/v1/rooms/{encoded}/actor"), ADMIN_TOKEN).to_request()).await;
     assert_eq!((status, &one["room_id"]), (200, &json!(room_id)));
     let none = get("/_vestibule/admin/v1/rooms/!none:us.test/actor", ADMIN_TOKEN).to_request();
     assert_eq!(ask(&service, none).await.0, 404);

@@ -73,11 +73,8 @@ impl Surroundings {
         events: &[StoredEvent],
     ) -> Result<Self, StorageError> {
         let because: Vec<OwnedEventId> = events.iter().filter_map(|event| event.redacted_by.clone()).collect();
-        let redactions = if because.is_empty() {
-            BTreeMap::new()
-        } else {
-            by_id(rooms.events(room_id, &because)).await?
-        };
+        let redactions =
+            if because.is_empty() { BTreeMap::new() } else { by_id(rooms.events(room_id, &because)).await? };
         Ok(Self { replaced: BTreeMap::new(), redactions })
     }
 }
@@ -118,9 +115,7 @@ async fn replaced_by(
                 None => base_state.get(&key).cloned(),
             },
             // The version does not descend from the base: a fork.
-            Some(None) => {
-                rooms.state_at(room_id, event.state_before).await?.and_then(|state| state.get(&key).cloned())
-            }
+            Some(None) => rooms.state_at(room_id, event.state_before).await?.and_then(|state| state.get(&key).cloned()),
         };
         if let Some(before) = before {
             pairs.push((event.event.event_id().to_owned(), before));
@@ -185,10 +180,8 @@ pub fn client_event(
         .and_then(|redaction| client_event(redaction, viewer, &Surroundings::default(), form));
     let pdu = &event.event;
     let replaced = around.replaced.get(pdu.event_id()).filter(|_| pdu.state_key().is_some());
-    let transaction = event
-        .transaction
-        .as_ref()
-        .filter(|made| made.user_id == viewer.user_id && made.device_id == viewer.device_id);
+    let transaction =
+        event.transaction.as_ref().filter(|made| made.user_id == viewer.user_id && made.device_id == viewer.device_id);
     let with_redacts = content_with_redacts(event);
     to_raw_value(&ClientEvent {
         content: with_redacts.as_deref().unwrap_or_else(|| pdu.content()),

@@ -104,10 +104,10 @@ async fn wishes(
         profiles.push((invited, profile));
     }
     let preset = match (request.preset, request.visibility) {
-        (Some(RoomPreset::PrivateChat), _) => first_events::Preset::PrivateChat,
-        (Some(RoomPreset::TrustedPrivateChat), _) => first_events::Preset::TrustedPrivateChat,
-        (Some(RoomPreset::PublicChat), _) | (None, Visibility::Public) => first_events::Preset::PublicChat,
-        (None, _) => first_events::Preset::PrivateChat,
+        (Some(RoomPreset::PrivateChat), _) => first_events::Preset::Private,
+        (Some(RoomPreset::TrustedPrivateChat), _) => first_events::Preset::TrustedPrivate,
+        (Some(RoomPreset::PublicChat), _) | (None, Visibility::Public) => first_events::Preset::Public,
+        (None, _) => first_events::Preset::Private,
         (Some(_), _) => return Err(MatrixError::bad_json("unknown preset")),
     };
     let initial_state = request.initial_state.iter().map(|raw| {
@@ -147,7 +147,8 @@ fn object_of<T>(raw: Raw<T>) -> Result<CanonicalJsonObject, MatrixError> {
 
 /// The alias of this server with that localpart, if it can be one and is free.
 async fn free_alias(app: &App, localpart: &str) -> Result<OwnedRoomAliasId, MatrixError> {
-    let is_word = !localpart.is_empty() && !localpart.contains([':', '\0', '#']) && !localpart.contains(char::is_whitespace);
+    let is_word =
+        !localpart.is_empty() && !localpart.contains([':', '\0', '#']) && !localpart.contains(char::is_whitespace);
     let alias = RoomAliasId::parse(format!("#{localpart}:{}", app.server_name()))
         .ok()
         .filter(|_| is_word)

@@ -50,12 +50,7 @@ impl<'a> RoomView<'a> {
 
     /// Whom events are shown to.
     pub fn viewer(&self) -> Viewer<'_> {
-        Viewer {
-            user_id: &self.caller.user_id,
-            device_id: &self.caller.device_id,
-            sight: &self.sight,
-            now: self.now,
-        }
+        Viewer { user_id: &self.caller.user_id, device_id: &self.caller.device_id, sight: &self.sight, now: self.now }
     }
 
     /// Events of the timeline as the client sees them, in their order.
@@ -106,9 +101,7 @@ impl<'a> RoomView<'a> {
         let token = token.parse::<PageToken>().map_err(|error| MatrixError::invalid_param(error.to_string()))?;
         let place = match token {
             PageToken::Timeline(order) => Some(order),
-            PageToken::Sync(sync) => {
-                self.rooms.timeline_at(self.room_id, sync.0).await?.and_then(|event| event.order)
-            }
+            PageToken::Sync(sync) => self.rooms.timeline_at(self.room_id, sync.0).await?.and_then(|event| event.order),
         };
         Ok(match (place, end) {
             (Some(place), Some(end)) => Some(place.min(end)),

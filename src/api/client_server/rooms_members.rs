@@ -79,8 +79,7 @@ async fn joined(
         .filter(|event| event.event.membership() == Some(MembershipState::Join))
         .filter_map(|event| {
             let content: MemberContent = event.event.content_as()?;
-            let member =
-                JoinedMember { avatar_url: text(content.avatar_url), display_name: text(content.displayname) };
+            let member = JoinedMember { avatar_url: text(content.avatar_url), display_name: text(content.displayname) };
             Some((event.event.state_key()?, member))
         })
         .collect();

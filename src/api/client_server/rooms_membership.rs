@@ -102,12 +102,7 @@ async fn remember(app: &App, user_id: &UserId, room_id: &RoomId) -> Result<(), M
     Ok(())
 }
 
-async fn set_forgotten(
-    app: &App,
-    user_id: &UserId,
-    room_id: &RoomId,
-    is_forgotten: bool,
-) -> Result<(), MatrixError> {
+async fn set_forgotten(app: &App, user_id: &UserId, room_id: &RoomId, is_forgotten: bool) -> Result<(), MatrixError> {
     let (user_id, room_id) = (user_id.to_owned(), room_id.to_owned());
     let change = AccountChange::SetForgotten { user_id, room_id, is_forgotten };
     commit(&app.stores, vec![change]).await?;

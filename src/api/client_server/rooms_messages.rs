@@ -6,9 +6,7 @@ use ruma::{
     EventId,
     api::{
         Direction as PagingDirection,
-        client::{
-            context::get_context, filter::RoomEventFilter, message::get_message_events, room::get_room_event,
-        },
+        client::{context::get_context, filter::RoomEventFilter, message::get_message_events, room::get_room_event},
     },
 };
 use serde::Serialize;
@@ -101,9 +99,7 @@ async fn messages(
     let end = match (page.next, page.events.last(), direction) {
         (Some(next), ..) => Some(PageToken::Timeline(next).to_string()),
         // Forward there may be more tomorrow: a page that holds something says where to ask then.
-        (None, Some(last), Direction::Forward) => {
-            last.order.map(|order| PageToken::Timeline(order).to_string())
-        }
+        (None, Some(last), Direction::Forward) => last.order.map(|order| PageToken::Timeline(order).to_string()),
         (None, ..) => None,
     };
     let state = lazy_members(&view, &request.filter, &page.events).await?;
@@ -190,18 +186,13 @@ async fn context(
         limit: before_count,
     };
     let earlier = scan.read(view.rooms).await?;
-    let scan = Scan {
-        direction: Direction::Forward,
-        from: Some(order),
-        limit: limit.saturating_sub(before_count),
-        ..scan
-    };
+    let scan =
+        Scan { direction: Direction::Forward, from: Some(order), limit: limit.saturating_sub(before_count), ..scan };
     let later = scan.read(view.rooms).await?;
 
     let first = earlier.events.last().and_then(|event| event.order).unwrap_or(order);
     let last = later.events.last().and_then(|event| event.order).unwrap_or(order);
-    let around: Vec<StoredEvent> =
-        earlier.events.iter().chain([&event]).chain(&later.events).cloned().collect();
+    let around: Vec<StoredEvent> = earlier.events.iter().chain([&event]).chain(&later.events).cloned().collect();
     Ok(HttpResponse::Ok().json(Context {
         end: PageToken::Timeline(last).to_string(),
         event: view.shown_one(&event).await?,

@@ -55,7 +55,8 @@ async fn taken_redacts(
 ) -> Result<OwnedEventId, MatrixError> {
     let named = content.get("redacts").and_then(|redacts| redacts.as_str());
     let Some(named) = named else { return Err(MatrixError::missing_param("content.redacts must name an event")) };
-    let redacts = OwnedEventId::try_from(named).map_err(|error| MatrixError::invalid_param(format!("redacts: {error}")))?;
+    let redacts =
+        OwnedEventId::try_from(named).map_err(|error| MatrixError::invalid_param(format!("redacts: {error}")))?;
     let room = app.stores.rooms.room(room_id).await?.ok_or_else(not_in_room)?;
     let stands_in_content =
         RoomVersion::lookup(&room.room_version).is_some_and(|version| version.rules().redaction.content_field_redacts);

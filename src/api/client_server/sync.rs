@@ -91,7 +91,12 @@ async fn sync(
         let mut watch = app.notifier.watch(&caller.user_id, &rooms);
         let answer = collected(&app, &caller, &asked).await?;
         let is_over = !waits || !answer.is_empty() || Instant::now() >= deadline;
-        if is_over || tokio::time::timeout_at(deadline, watch.changed()).await.is_err() {
+        let has_news = !is_over
+            && tokio::select! {
+                woken = tokio::time::timeout_at(deadline, watch.changed()) => woken.is_ok(),
+                () = app.vitals.stopping() => false,
+            };
+        if !has_news {
             return Ok(HttpResponse::Ok().json(answer));
         }
     }
@@ -190,7 +195,8 @@ async fn settled_memberships(
 fn is_wanted(filter: &FilterDefinition, membership: &UserMembership) -> bool {
     // Only what was left can be forgotten; whoever came back has not.
     let is_gone = matches!(membership.membership, MembershipState::Leave | MembershipState::Ban);
-    !(membership.forgotten && is_gone) && room_passes(filter.room.rooms.as_deref(), &filter.room.not_rooms, &membership.room_id)
+    !(membership.forgotten && is_gone)
+        && room_passes(filter.room.rooms.as_deref(), &filter.room.not_rooms, &membership.room_id)
 }
 
 /// What is told of one room.

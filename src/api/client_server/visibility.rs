@@ -4,8 +4,7 @@
 use ruma::{
     OwnedUserId, RoomId, UserId,
     events::{
-        StateEventType,
-        TimelineEventType,
+        StateEventType, TimelineEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
     },
 };
@@ -52,7 +51,11 @@ impl Sight {
     /// When the store cannot be read.
     pub async fn load(rooms: &dyn RoomReader, room_id: &RoomId, user_id: &UserId) -> Result<Self, StorageError> {
         let membership = rooms.membership(user_id, room_id).await?;
-        let history = rooms.membership_history(user_id, room_id).await?;
+        let mut history = rooms.membership_history(user_id, room_id).await?;
+        if let Some(membership) = membership.as_ref().filter(|now| tells_more(&history, &now.membership)) {
+            let newest = rooms.timeline_at(room_id, membership.position).await?;
+            history.extend(newest.and_then(|event| event.order).map(|order| (order, membership.membership.clone())));
+        }
         let visibility = rooms.current_state_event(room_id, &StateEventType::RoomHistoryVisibility, "").await?;
         Ok(Self {
             user_id: user_id.to_owned(),
@@ -63,9 +66,8 @@ impl Sight {
                 membership.forgotten && is_gone
             }),
             current: membership.map(|membership| membership.membership),
-            is_world_readable: visibility.is_some_and(|event| {
-                visibility_of(&event.event) == Some(HistoryVisibility::WorldReadable)
-            }),
+            is_world_readable: visibility
+                .is_some_and(|event| visibility_of(&event.event) == Some(HistoryVisibility::WorldReadable)),
         })
     }
 
@@ -81,18 +83,11 @@ impl Sight {
         }
     }
 
-    /// The user's membership now. `None`: never had one.
-    pub fn current(&self) -> Option<&MembershipState> {
-        self.current.as_ref()
-    }
-
     /// Whether the user was inside at some moment after the event at `order`, or right after it; `None`: ever.
     pub fn was_inside_since(&self, order: Option<TimelineOrder>) -> bool {
         match order {
             None => self.history.iter().any(|(_, membership)| *membership == MembershipState::Join),
-            Some(order) => {
-                self.membership_after(order) == Some(&MembershipState::Join) || self.was_joined_after(order)
-            }
+            Some(order) => self.membership_after(order) == Some(&MembershipState::Join) || self.was_joined_after(order),
         }
     }
 
@@ -207,6 +202,12 @@ pub async fn version_after(
 ) -> Result<Option<StateVersion>, StorageError> {
     let newest = rooms.timeline(room_id, Some(order), Direction::Backward, 1).await?;
     Ok(newest.first().map(|event| event.current_after))
+}
+
+/// Whether the membership now is another than the last one with a place in the timeline. State resolution can change a
+/// membership without a new event of it: then the event that made it resolve so is its place.
+fn tells_more(history: &[(TimelineOrder, MembershipState)], now: &MembershipState) -> bool {
+    history.last().is_none_or(|(_, last)| last != now)
 }
 
 fn is_member_event_of(pdu: &Pdu, user_id: &UserId) -> bool {

@@ -171,9 +171,7 @@ impl From<CommitError> for MatrixError {
             CommitError::Conflict(conflict) => match conflict {
                 Conflict::UserExists => Self::user_in_use(),
                 Conflict::NoSuchUser => Self::not_found("no such user"),
-                Conflict::AliasExists => {
-                    Self::new(StatusCode::CONFLICT, ErrorCode::Unknown, "this alias is taken")
-                }
+                Conflict::AliasExists => Self::new(StatusCode::CONFLICT, ErrorCode::Unknown, "this alias is taken"),
                 Conflict::NoSuchAlias => Self::not_found("no such alias"),
                 Conflict::RoomExists => {
                     Self::new(StatusCode::BAD_REQUEST, ErrorCode::RoomInUse, "the room exists already")

@@ -66,3 +66,45 @@ fn broken_body(error: PayloadError) -> MatrixError {
         other => MatrixError::not_json(format!("the body broke off: {other}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use actix_web::test::TestRequest;
+    use futures_util::{Stream, stream};
+
+    use super::*;
+
+    type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>>;
+
+    async fn read_all(chunks: Chunks, bytes_max: usize) -> Result<Bytes, MatrixError> {
+        let request = TestRequest::put().to_http_request();
+        read(&request, Payload::from(chunks), bytes_max).await
+    }
+
+    #[actix_web::test]
+    async fn a_dripping_body_ends_with_408() {
+        // T20: a byte a second would keep a place for days.
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        let drip: Chunks = Box::pin(stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok(Bytes::from_static(b"{")), ()))
+        }));
+        let error = read_all(drip, 1_000_000).await.unwrap_err();
+        assert_eq!(error.status.as_u16(), 408);
+        assert_eq!(begun.elapsed().as_secs(), JSON_BODY_DEADLINE.as_secs());
+    }
+
+    #[actix_web::test]
+    async fn the_cap_counts_bytes_not_headers() {
+        let chunks = |count: usize| -> Chunks {
+            Box::pin(stream::iter((0..count).map(|_| Ok(Bytes::from_static(b"0123456789")))))
+        };
+        assert_eq!(read_all(chunks(3), 30).await.unwrap().len(), 30);
+        assert_eq!(read_all(chunks(3), 29).await.unwrap_err().status.as_u16(), 413);
+        let broken: Chunks = Box::pin(stream::iter([Err(PayloadError::Incomplete(None))]));
+        assert_eq!(read_all(broken, 29).await.unwrap_err().status.as_u16(), 400);
+    }
+}

@@ -4,7 +4,11 @@
 
 use std::{future::Future, pin::Pin};
 
-use actix_web::{FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, dev::Payload, http::{Method, StatusCode}};
+use actix_web::{
+    FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder,
+    dev::Payload,
+    http::{Method, StatusCode},
+};
 use bytes::Bytes;
 use ruma::api::{IncomingRequest, OutgoingResponse, OutgoingResponseExt as _};
 
@@ -120,13 +124,10 @@ mod tests {
         async fn kick(request: Ruma<kick_user::v3::Request>) -> String {
             format!("{} {}", request.0.room_id, request.0.user_id)
         }
-        let app = actix_web::test::init_service(
-            actix_web::App::new().route("/rooms/{roomId}/kick", web::post().to(kick)),
-        )
-        .await;
-        let ask = |path: &str| {
-            TestRequest::post().uri(path).set_payload(r#"{"user_id":"@a:b"}"#).to_request()
-        };
+        let app =
+            actix_web::test::init_service(actix_web::App::new().route("/rooms/{roomId}/kick", web::post().to(kick)))
+                .await;
+        let ask = |path: &str| TestRequest::post().uri(path).set_payload(r#"{"user_id":"@a:b"}"#).to_request();
         let said = actix_web::test::call_and_read_body(&app, ask("/rooms/%21x%3Ay/kick")).await;
         assert_eq!(said, "!x:y @a:b");
         let refused = actix_web::test::call_service(&app, ask("/rooms/nonsense/kick")).await;

@@ -15,7 +15,7 @@ use actix_web::{
 };
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
 use vestibule_actors::SourceNetwork;
-use vestibule_federation::keyring::{self, SignedRequest};
+use vestibule_federation::keyring::SignedRequest;
 use vestibule_protocol::canonical_json;
 
 pub use self::header::{Credentials, HeaderError};
@@ -64,8 +64,8 @@ impl Signed {
             content: content.as_ref(),
             signatures: &credentials.signatures,
         };
-        let payer = keyring::SourceNetwork::of(address.0);
-        app.keyring.verify_request(&signed, payer, app.clock.now()).await.map_err(|error| {
+        let network = SourceNetwork::of(address.0);
+        app.keyring.verify_request(&signed, network.clone(), app.clock.now()).await.map_err(|error| {
             log::debug!(origin:% = credentials.origin, error:%; "request not authenticated");
             MatrixError::from(error)
         })?;
@@ -74,7 +74,7 @@ impl Signed {
             Some(CanonicalJsonValue::Object(object)) => Some(object),
             _ => None,
         };
-        Ok(Self { origin: credentials.origin, body, network: SourceNetwork::of(address.0) })
+        Ok(Self { origin: credentials.origin, body, network })
     }
 }
 

@@ -61,3 +61,44 @@ fn public(key: &[u8; 32]) -> CanonicalJsonValue {
 fn timestamp(time: UnixMillis) -> CanonicalJsonValue {
     CanonicalJsonValue::Integer(Int::try_from(time.0).unwrap_or(Int::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use actix_web::test::{TestRequest, init_service};
+    use ruma::{
+        ServerSigningKeyId,
+        signatures::{PublicKeyMap, verify_json},
+    };
+
+    use super::*;
+    use crate::{
+        listener::Serves,
+        state::OldKey,
+        testing::{NOW, World, ask, object as canonical},
+    };
+
+    #[actix_web::test]
+    async fn our_keys_are_signed_by_themselves_and_old_ones_are_listed() {
+        let mut world = World::new();
+        let mut app = Arc::try_unwrap(world.app.into_inner()).ok().unwrap();
+        let old_key_id = ServerSigningKeyId::parse("ed25519:old").unwrap();
+        app.old_keys = BTreeMap::from([(old_key_id, OldKey { public_key: [9; 32], expired: UnixMillis(7) })]);
+        world.app = Data::new(app);
+        let service = init_service(world.application(&[Serves::Federation])).await;
+        for path in ["/_matrix/key/v2/server", "/_matrix/key/v2/server/", "/_matrix/key/v2/server/ed25519:k1"] {
+            let (status, answer) = ask(&service, TestRequest::with_uri(path).to_request()).await;
+            assert_eq!(status, 200, "{path}: {answer}");
+            assert_eq!(answer["server_name"], "us.test");
+            assert_eq!(answer["old_verify_keys"]["ed25519:old"]["expired_ts"], 7);
+            let left_ms = answer["valid_until_ts"].as_u64().unwrap() - NOW.0;
+            assert!(left_ms >= 3_600_000, "not with less than an hour left: {left_ms}");
+            let key = world.app.identity.key();
+            assert_eq!(answer["verify_keys"][key.key_id().as_str()]["key"], key.public_key_base64().encode());
+            let ours = BTreeMap::from([(key.key_id().to_string(), key.public_key_base64())]);
+            let keys = PublicKeyMap::from([("us.test".to_owned(), ours)]);
+            verify_json(&keys, &canonical(answer)).unwrap();
+        }
+    }
+}

@@ -64,7 +64,8 @@ async fn a_knock_is_prepared_admitted_and_repeated() {
         let member = rooms.current_state_event(&room_id, &StateEventType::RoomMember, "@ann:them.test").await.unwrap();
         assert_eq!(member.unwrap().event.event_id().as_str(), event_id);
         // D3: another one is too early, and the answer says from when one counts.
-        let (status, early) = ask(&service, peer.get(&make_knock(room_id.as_str(), "@ann:them.test")).to_request()).await;
+        let (status, early) =
+            ask(&service, peer.get(&make_knock(room_id.as_str(), "@ann:them.test")).to_request()).await;
         assert_eq!((status, &early["errcode"]), (403, &json!("M_FORBIDDEN")));
         assert!(early["error"].as_str().unwrap().contains("T"), "{early}");
         assert_eq!(world.refused("already_knocking"), 1);
@@ -95,7 +96,13 @@ async fn make_knock_checks_in_the_order_of_the_specification() {
         (&peer, format!("{base}/{room_id}/@a:them.test"), 400, "M_MISSING_PARAM", "no_versions_offered"),
         (&peer, format!("{base}/{room_id}/@a:else.test"), 400, "M_MISSING_PARAM", "no_versions_offered"),
         (&peer, format!("{base}/{room_id}/@a:else.test?ver=9"), 400, "M_INVALID_PARAM", "user_not_of_origin"),
-        (&peer, format!("{base}/{room_id}/@a:them.test?ver=9"), 400, "M_INCOMPATIBLE_ROOM_VERSION", "version_not_offered"),
+        (
+            &peer,
+            format!("{base}/{room_id}/@a:them.test?ver=9"),
+            400,
+            "M_INCOMPATIBLE_ROOM_VERSION",
+            "version_not_offered",
+        ),
         (&peer, format!("{base}/{room_id}/@a:them.test?ver=9&ver=10"), 200, "", ""),
     ];
     for (who, uri, status, errcode, counted) in table {
@@ -164,11 +171,12 @@ async fn send_knock_judges_structure_before_authorization() {
     for (event, status, errcode) in table {
         let shown: String = event.to_string().chars().take(300).collect();
         let version = RoomVersionId::V10;
-        let (event_id, signed) = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| peer.sign(event.clone(), version))) {
-            Ok(signed) => signed,
-            // Too large to be hashed and signed at all: sent as it is.
-            Err(_) => ("$none".to_owned(), event),
-        };
+        let (event_id, signed) =
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| peer.sign(event.clone(), version))) {
+                Ok(signed) => signed,
+                // Too large to be hashed and signed at all: sent as it is.
+                Err(_) => ("$none".to_owned(), event),
+            };
         let (found, body) = ask(&service, peer.put(&send(&event_id), &signed).to_request()).await;
         assert_eq!((found, body["errcode"].as_str().unwrap_or_default()), (status, errcode), "{shown}: {body}");
     }
@@ -199,7 +207,8 @@ async fn unproven_requests_are_refused() {
         plain(&peer.authorization(method, target, destination, body))
     };
     let empty = json!({});
-    let without_destination = peer.authorization(&Method::GET, uri, "us.test", None).replace("destination=\"us.test\",", "");
+    let without_destination =
+        peer.authorization(&Method::GET, uri, "us.test", None).replace("destination=\"us.test\",", "");
     let replayed = peer.authorization(&Method::GET, uri, "else.test", None).replace("destination=\"else.test\",", "");
     let table = [
         ("good", peer.get(uri), 404, "M_NOT_FOUND"),
@@ -221,7 +230,13 @@ async fn unproven_requests_are_refused() {
     }
     // A body is judged before its sender, and a wrong body is nobody's.
     let put = "/_matrix/federation/v1/send_knock/!r:us.test/$e";
-    for (body, errcode) in [("", "M_NOT_JSON"), ("{", "M_NOT_JSON"), ("[]", "M_BAD_JSON"), (r#"{"a":1,"a":1}"#, "M_BAD_JSON"), (r#"{"a":1.5}"#, "M_BAD_JSON")] {
+    for (body, errcode) in [
+        ("", "M_NOT_JSON"),
+        ("{", "M_NOT_JSON"),
+        ("[]", "M_BAD_JSON"),
+        (r#"{"a":1,"a":1}"#, "M_BAD_JSON"),
+        (r#"{"a":1.5}"#, "M_BAD_JSON"),
+    ] {
         let request = TestRequest::put().uri(put).set_payload(body.to_owned());
         let (status, answer) = ask(&service, request.to_request()).await;
         assert_eq!((status, answer["errcode"].as_str().unwrap()), (400, errcode), "{body}");
@@ -279,13 +294,21 @@ async fn queries_answer_for_our_own() {
     let base = "/_matrix/federation/v1/query";
     let table = [
         (format!("{base}/profile?user_id=@owner:us.test"), 200, json!({ "displayname": "owner" })),
-        (format!("{base}/profile?user_id=%40owner%3Aus.test&field=displayname"), 200, json!({ "displayname": "owner" })),
+        (
+            format!("{base}/profile?user_id=%40owner%3Aus.test&field=displayname"),
+            200,
+            json!({ "displayname": "owner" }),
+        ),
         (format!("{base}/profile?user_id=@owner:us.test&field=avatar_url"), 200, json!({})),
         (format!("{base}/profile?user_id=@none:us.test"), 404, json!("M_NOT_FOUND")),
         (format!("{base}/profile?user_id=@a:them.test"), 404, json!("M_NOT_FOUND")),
         (format!("{base}/profile?user_id=nonsense"), 400, json!("M_INVALID_PARAM")),
         (format!("{base}/profile"), 400, json!("M_MISSING_PARAM")),
-        (format!("{base}/directory?room_alias=%23open:us.test"), 200, json!({ "room_id": open, "servers": ["us.test"] })),
+        (
+            format!("{base}/directory?room_alias=%23open:us.test"),
+            200,
+            json!({ "room_id": open, "servers": ["us.test"] }),
+        ),
         (format!("{base}/directory?room_alias=%23closed:us.test"), 404, json!("M_NOT_FOUND")),
         (format!("{base}/directory?room_alias=%23none:us.test"), 404, json!("M_NOT_FOUND")),
         (format!("{base}/directory?room_alias=nonsense"), 400, json!("M_INVALID_PARAM")),

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     DocumentError, FETCH_DEADLINE, Flight, Inner, KeyError, Provenance, Purpose, ServerKeys,
     SourceNetwork,
-    attempts::{Attempts, Bucket},
+    attempts::Attempts,
 };
 use crate::client::RemoteError;
 
@@ -49,17 +49,10 @@ impl Inner {
         if due.is_empty() {
             return Err(KeyError::NoUsableKey);
         }
-        if let (Some(network), Some(rate)) = (payer, self.settings.new_origins_by_network) {
-            if memory.budgets.get(&network).is_none() {
-                memory.budgets.insert(network, Bucket::full(rate, now));
-            }
-            if !memory
-                .budgets
-                .get(&network)
-                .is_some_and(|bucket| bucket.take(rate, now))
-            {
-                return Err(KeyError::OverBudget);
-            }
+        if let (Some(network), Some(budgets)) = (payer, &self.budgets)
+            && budgets.take(&network, now).is_err()
+        {
+            return Err(KeyError::OverBudget);
         }
         if memory.attempts.get(server).is_none() {
             memory

@@ -686,7 +686,7 @@ async fn made_up_key_ids_buy_few_fetches_and_the_same_id_one_in_ten_minutes() {
 async fn a_network_may_ask_about_few_unknown_origins_and_known_ones_stay_open() {
     let rate = Rate {
         per_second: 5.0,
-        burst: 20,
+        burst: 20.0,
     };
     let settings = KeyringSettings {
         new_origins_by_network: Some(rate),

@@ -1,5 +1,8 @@
-//! One state of a room with its core: what tells at once whether two states differ by plain knocks only.
+//! One state of a room, divided into its core and its door: what tells at once whether two states differ only by what
+//! happened at the door.
 //! May not: know of extremities or storage.
+
+mod door;
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -7,31 +10,28 @@ use std::{
     sync::Arc,
 };
 
-use imbl::{OrdMap, ordmap::DiffItem};
-use ruma::{
-    OwnedEventId,
-    events::{StateEventType, room::member::MembershipState},
-};
+use ruma::events::StateEventType;
 
+use self::door::{Authorizing, Door, Link, Side, authorizes_all};
 use crate::{
     pdu::Pdu,
     room_version::RoomVersion,
     state::{StateChange, StateKey, StateMap, StateVersion},
 };
 
-/// A state, its version, and its division into core and plain knocks.
+/// A state, its version, and its division into core and door.
 #[derive(Clone, Debug)]
 pub struct StateNode {
     version: StateVersion,
     state: StateMap,
-    /// A sum of keyed hashes of all entries that are no plain knocks. Equal sums: equal cores.
+    /// A sum of keyed hashes of all entries that are not at the door. Equal sums: equal cores.
     core: u128,
-    /// The plain knocks by user.
-    plain: OrdMap<String, OwnedEventId>,
+    /// Knocks, their answers, and the joins of whoever was let in.
+    door: Door,
     /// Entries of the stored differences since the last full copy.
     delta_entries: u64,
     /// The version of the last state in this one's line whose core differed from its parent's. Two states of one epoch that
-    /// the graph holds: the older's plain knocks are among the newer's.
+    /// the graph holds: the newer's door has what the older's has, or what followed.
     epoch: StateVersion,
 }
 
@@ -75,7 +75,7 @@ impl StateNode {
             version: StateVersion(0),
             state: StateMap::default(),
             core: 0,
-            plain: OrdMap::new(),
+            door: Door::default(),
             delta_entries: 0,
             epoch: StateVersion(0),
         }
@@ -105,9 +105,9 @@ impl StateNode {
         self.version
     }
 
-    /// How many plain knocks it holds.
+    /// How many plain knocks it holds: of users without a member event before, not answered yet. Looks at each.
     pub fn plain_knocks(&self) -> usize {
-        self.plain.len()
+        self.door.plain_knocks()
     }
 
     pub(super) fn core(&self) -> u128 {
@@ -120,20 +120,25 @@ impl StateNode {
         self
     }
 
-    /// This state as the current one after `previous`: of the same epoch if it only added plain knocks.
+    /// This state as the current one after `previous`: of the same epoch if only the door went on.
     pub(super) fn continuing(mut self, previous: &Self) -> Self {
-        let only_added = self.core == previous.core
-            && previous.plain.diff(&self.plain).all(|item| matches!(item, DiffItem::Add(..)));
-        self.epoch = if only_added { previous.epoch } else { self.version };
+        self.epoch = if self.contains(previous) { previous.epoch } else { self.version };
         self
     }
 
-    /// This state as one beside the current: of its epoch if it has the same core and no plain knock that `current` lacks.
+    /// This state as one beside the current: of its epoch if `current` has all that it has, or what followed.
     pub(super) fn in_epoch_of(mut self, current: &Self) -> Self {
-        let is_contained = self.core == current.core
-            && current.plain.diff(&self.plain).all(|item| matches!(item, DiffItem::Remove(..)));
-        self.epoch = if is_contained { current.epoch } else { self.version };
+        self.epoch = if current.contains(&self) { current.epoch } else { self.version };
         self
+    }
+
+    fn side(&self) -> Side<'_> {
+        Side { state: &self.state, door: &self.door }
+    }
+
+    /// Whether the union with `other` is this state.
+    fn contains(&self, other: &Self) -> bool {
+        self.core == other.core && self.side().joined(other.side()).is_some_and(|taken| taken.is_empty())
     }
 
     /// Puts the redacted form of an event in its place.
@@ -153,39 +158,40 @@ impl StateNode {
     pub(super) fn with_changes(&self, changes: &[StateChange], version: &RoomVersion, seed: u64) -> Self {
         let mut node = self.clone();
         let (authorizing, others): (Vec<&StateChange>, Vec<&StateChange>) =
-            changes.iter().partition(|change| authorizes_knocks(&change.key.0));
+            changes.iter().partition(|change| authorizes_all(&change.key));
         if !authorizing.is_empty() {
-            // Knocks under other rules are no longer plain: they become part of the core.
-            for (user, event_id) in &self.plain {
-                node.core = node.core.wrapping_add(entry_hash(seed, &(StateEventType::RoomMember, user.clone()), event_id));
+            // What happened under other rules becomes part of the core.
+            for (user, link) in std::mem::take(&mut node.door).iter() {
+                let key = (StateEventType::RoomMember, user.clone());
+                node.core = node.core.wrapping_add(entry_hash(seed, &key, link.event_id()));
             }
-            node.plain = OrdMap::new();
         }
         for change in authorizing {
-            node.put(change, &[], seed);
+            node.put(change, None, seed);
         }
-        let plain_auth_events = plain_auth_events(&node.state, version);
+        let authorizing = Authorizing::of(&node.state, version);
         for change in others {
-            node.put(change, &plain_auth_events, seed);
+            node.put(change, Some(&authorizing), seed);
         }
         node
     }
 
-    fn put(&mut self, change: &StateChange, plain_auth_events: &[OwnedEventId], seed: u64) {
-        let StateChange { key, event } = change;
-        let was_plain = key.0 == StateEventType::RoomMember && self.plain.contains_key(&key.1);
-        let old = self.state.get(&key.0, &key.1).cloned();
-        if was_plain {
-            self.plain.remove(&key.1);
-        } else if let Some(old) = &old {
+    fn put(&mut self, StateChange { key, event }: &StateChange, authorizing: Option<&Authorizing>, seed: u64) {
+        let (kind, state_key) = key;
+        let old_link = if *kind == StateEventType::RoomMember { self.door.get(state_key) } else { None };
+        let link = event.as_ref().zip(authorizing).and_then(|(event, authorizing)| {
+            authorizing.link(event, old_link, self.side()).filter(|_| *kind == StateEventType::RoomMember)
+        });
+        if old_link.is_some() {
+            self.door.remove(state_key);
+        } else if let Some(old) = self.state.get(kind, state_key) {
             self.core = self.core.wrapping_sub(entry_hash(seed, key, old.event_id()));
         }
         match event {
             Some(event) => {
-                if is_plain_knock(event, plain_auth_events) {
-                    self.plain.insert(key.1.clone(), event.event_id().to_owned());
-                } else {
-                    self.core = self.core.wrapping_add(entry_hash(seed, key, event.event_id()));
+                match link {
+                    Some(link) => self.door.insert(state_key.clone(), link),
+                    None => self.core = self.core.wrapping_add(entry_hash(seed, key, event.event_id())),
                 }
                 self.state.insert(event.clone());
             }
@@ -197,95 +203,57 @@ impl StateNode {
     /// union. Constant time when both are of one epoch.
     pub(super) fn can_unite_with(&self, other: &Self, before: &Self, event: &Pdu) -> bool {
         if before.epoch == self.epoch {
-            let key = event.state_key().unwrap_or_default();
-            return match other.plain.get(key) {
-                Some(event_id) if event_id == event.event_id() => {
-                    self.plain.get(key).is_none_or(|own| own == event_id)
-                }
-                _ => true,
+            return match link_of(other, event) {
+                Some((user, _)) => self.side().takes(other.side(), user).is_some(),
+                None => true,
             };
         }
-        self.plain_additions(other).is_some()
+        self.side().joined(other.side()).is_some()
     }
 
     /// The union that [`Self::can_unite_with`] allowed.
     pub(super) fn united_with(&self, other: &Self, before: &Self, event: &Arc<Pdu>) -> Self {
         let mut union = self.clone();
         if before.epoch == self.epoch {
-            let is_new_plain_knock = event.state_key().is_some_and(|key| {
-                other.plain.get(key).is_some_and(|event_id| event_id == event.event_id())
-            });
-            if is_new_plain_knock {
-                union.add_plain(event.clone());
+            if let Some((user, link)) = link_of(other, event)
+                && self.side().takes(other.side(), user) == Some(true)
+            {
+                union.take(user, link, other);
             }
             return union;
         }
-        for added in self.plain_additions(other).unwrap_or_default() {
-            union.add_plain(added);
+        for (user, link) in self.side().joined(other.side()).unwrap_or_default() {
+            union.take(user, link, other);
         }
         union
     }
 
-    /// The union with another state; `None` unless the cores are equal and no user knocked differently in the two.
+    /// The union with another state; `None` unless the cores are equal and the doors can be united.
     pub(super) fn united_with_all_of(&self, other: &Self) -> Option<Self> {
         if self.core != other.core {
             return None;
         }
         let mut union = self.clone();
-        for added in self.plain_additions(other)? {
-            union.add_plain(added);
+        for (user, link) in self.side().joined(other.side())? {
+            union.take(user, link, other);
         }
         Some(union)
     }
 
-    fn add_plain(&mut self, event: Arc<Pdu>) {
-        if let Some(key) = event.state_key() {
-            self.plain.insert(key.to_owned(), event.event_id().to_owned());
-            self.state.insert(event);
+    /// Takes one link over from another state.
+    fn take(&mut self, user: &str, link: &Link, other: &Self) {
+        if let Some(event) = other.state.get(&StateEventType::RoomMember, user) {
+            self.door.insert(user.to_owned(), link.clone());
+            self.state.insert(event.clone());
         }
     }
-
-    /// The plain knocks of `other` that this state does not have; `None` when a user has different ones.
-    fn plain_additions(&self, other: &Self) -> Option<Vec<Arc<Pdu>>> {
-        let mut additions = Vec::new();
-        for item in self.plain.diff(&other.plain) {
-            match item {
-                DiffItem::Add(user, _) => {
-                    additions.push(other.state.get(&StateEventType::RoomMember, user)?.clone());
-                }
-                DiffItem::Update { .. } => return None,
-                DiffItem::Remove(..) => {}
-            }
-        }
-        Some(additions)
-    }
 }
 
-/// Types that authorize a knock: when one changes, earlier knocks stand on other ground.
-fn authorizes_knocks(kind: &StateEventType) -> bool {
-    matches!(kind, StateEventType::RoomCreate | StateEventType::RoomPowerLevels | StateEventType::RoomJoinRules)
-}
-
-/// The auth events of a knock by somebody without a member event, sorted.
-fn plain_auth_events(state: &StateMap, version: &RoomVersion) -> Vec<OwnedEventId> {
-    let create = (!version.room_id_is_create_hash()).then_some(StateEventType::RoomCreate);
-    let kinds = create.into_iter().chain([StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules]);
-    let mut ids: Vec<OwnedEventId> =
-        kinds.filter_map(|kind| state.get(&kind, "")).map(|event| event.event_id().to_owned()).collect();
-    ids.sort();
-    ids
-}
-
-fn is_plain_knock(event: &Pdu, plain_auth_events: &[OwnedEventId]) -> bool {
-    if plain_auth_events.is_empty()
-        || event.auth_events().len() != plain_auth_events.len()
-        || event.state_key() != Some(event.sender().as_str())
-    {
-        return false;
-    }
-    let mut auth_events = event.auth_events().to_vec();
-    auth_events.sort();
-    auth_events == plain_auth_events && event.membership() == Some(MembershipState::Knock)
+/// The link that an event made in the state after it, if it made one.
+fn link_of<'a>(after: &'a StateNode, event: &'a Pdu) -> Option<(&'a str, &'a Link)> {
+    let user = event.state_key()?;
+    let link = after.door.get(user).filter(|link| **link.event_id() == *event.event_id())?;
+    Some((user, link))
 }
 
 /// A keyed hash of one entry, in two halves. The key is drawn at random, so nobody outside can aim at a collision.

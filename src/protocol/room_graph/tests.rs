@@ -3,3 +3,343 @@
 
 pub(crate) mod drawn_forks;
 pub(crate) mod oracle;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use ruma::{OwnedEventId, RoomVersionId, events::room::member::MembershipState};
+use serde_json::json;
+
+use super::{CurrentAfter, PathCounts, RECENT_EVENTS_MAX, RESOLVED_SETS_MAX, StateBefore};
+use crate::{
+    fixture::{ALICE, BOB, CAROL, EVE, EventSpec, NotAdmitted, RoomFixture, pdu_from, user},
+    pdu::{Pdu, checks::PREV_EVENTS_MAX},
+    state::StateVersion,
+};
+
+const WITH_KNOCKS: [RoomVersionId; 6] = [
+    RoomVersionId::V7,
+    RoomVersionId::V8,
+    RoomVersionId::V9,
+    RoomVersionId::V10,
+    RoomVersionId::V11,
+    RoomVersionId::V12,
+];
+
+/// What was placed since those counts.
+fn since(room: &RoomFixture, earlier: PathCounts) -> (u64, u64, u64) {
+    let now = room.graph().path_counts();
+    (now.linear - earlier.linear, now.short - earlier.short, now.full - earlier.full)
+}
+
+fn knocker(number: usize) -> String {
+    format!("@knocker{number}:server{}.test", number % 20)
+}
+
+fn id(event: &Arc<Pdu>) -> OwnedEventId {
+    event.event_id().to_owned()
+}
+
+#[test]
+fn events_one_after_another_are_linear() {
+    for version_id in WITH_KNOCKS {
+        let mut room = RoomFixture::knockable(version_id).build();
+        let before = room.graph().path_counts();
+        for number in 0..5 {
+            let knock = room.append(EventSpec::knock(&knocker(number)));
+            assert!(room.graph().extremity_ids().eq([&id(&knock)]));
+        }
+        room.append(EventSpec::message(ALICE, "welcome"));
+        assert_eq!(since(&room, before), (6, 0, 0));
+        assert_eq!(room.state().users_with(&MembershipState::Knock).len(), 5);
+    }
+}
+
+#[test]
+fn knocks_from_one_template_are_united_without_the_full_algorithm() {
+    for version_id in WITH_KNOCKS {
+        let mut room = RoomFixture::knockable(version_id).join(BOB).build();
+        let template = room.cite();
+        let before = room.graph().path_counts();
+        let knocks: Vec<Arc<Pdu>> =
+            (0..50).map(|number| room.append(EventSpec::knock(&knocker(number)).citing(&template))).collect();
+        assert_eq!(since(&room, before), (1, 49, 0));
+        assert_eq!(room.graph().extremity_count(), 50);
+        assert_eq!(room.graph().current().plain_knocks(), 50);
+        for knock in &knocks {
+            assert_eq!(room.state().member(knock.sender()), Some(knock));
+        }
+        // A message beside them changes nothing of that.
+        room.append(EventSpec::message(BOB, "who are all these").citing(&template));
+        assert_eq!(since(&room, before), (1, 50, 0));
+    }
+}
+
+#[test]
+fn two_knocks_of_one_user_in_two_forks_leave_the_later_one() {
+    for version_id in WITH_KNOCKS {
+        for first_is_later in [false, true] {
+            let mut room = RoomFixture::knockable(version_id.clone()).build();
+            let template = room.cite();
+            let early = room.now();
+            let late = early.plus(Duration::from_secs(60));
+            let (first_at, second_at) = if first_is_later { (late, early) } else { (early, late) };
+            let before = room.graph().path_counts();
+            let first = room.append(EventSpec::knock(BOB).citing(&template).at(first_at));
+            let second = room.append(EventSpec::knock(BOB).citing(&template).at(second_at));
+            assert_eq!(since(&room, before), (1, 0, 1), "version {version_id}");
+            let expected = if first_is_later { first } else { second };
+            assert_eq!(room.state().member(&user(BOB)), Some(&expected), "version {version_id}");
+            assert_eq!(room.graph().extremity_count(), 2);
+        }
+    }
+}
+
+#[test]
+fn a_ban_wins_over_the_knock_that_it_races() {
+    for version_id in WITH_KNOCKS {
+        // The knock came first: both are in the graph, and the ban is what counts.
+        let mut room = RoomFixture::knockable(version_id.clone()).build();
+        let template = room.cite();
+        room.append(EventSpec::knock(EVE).citing(&template));
+        let ban = room.append(EventSpec::ban(ALICE, EVE).citing(&template));
+        assert_eq!(room.state().member(&user(EVE)), Some(&ban), "version {version_id}");
+        // The ban came first: the knock is against the current state, though not against that of its template.
+        let mut room = RoomFixture::knockable(version_id.clone()).build();
+        let template = room.cite();
+        room.append(EventSpec::ban(ALICE, EVE).citing(&template));
+        let knock = room.make(EventSpec::knock(EVE).citing(&template));
+        let before = room.state().clone();
+        assert!(matches!(room.admit(knock), Err(NotAdmitted::ByCurrentState(_))), "version {version_id}");
+        assert_eq!(room.state(), &before);
+        assert_eq!(room.graph().extremity_count(), 1);
+    }
+}
+
+#[test]
+fn a_denial_loses_to_the_repeated_knock_that_it_races() {
+    for version_id in WITH_KNOCKS {
+        let mut room = RoomFixture::knockable(version_id.clone()).knock(BOB).build();
+        let template = room.cite();
+        room.append(EventSpec::kick(ALICE, BOB).citing(&template));
+        let again = room.append(EventSpec::knock(BOB).citing(&template));
+        assert_eq!(room.state().member(&user(BOB)), Some(&again), "version {version_id}");
+    }
+}
+
+#[test]
+fn a_closed_door_drops_the_knocks_that_it_races() {
+    for version_id in WITH_KNOCKS {
+        let mut room = RoomFixture::knockable(version_id.clone()).build();
+        let template = room.cite();
+        room.append(EventSpec::knock(BOB).citing(&template));
+        room.append(EventSpec::knock(CAROL).citing(&template));
+        assert_eq!(room.state().users_with(&MembershipState::Knock).len(), 2);
+        room.append(EventSpec::join_rule(ALICE, "invite").citing(&template));
+        assert_eq!(room.state().users_with(&MembershipState::Knock), Vec::<ruma::OwnedUserId>::new(), "version {version_id}");
+        let late = room.make(EventSpec::knock(EVE).citing(&template));
+        assert!(matches!(room.admit(late), Err(NotAdmitted::ByCurrentState(_))), "version {version_id}");
+        // Closed after them, it leaves them where they are.
+        let mut room = RoomFixture::knockable(version_id.clone()).knock(BOB).build();
+        room.append(EventSpec::join_rule(ALICE, "invite"));
+        assert_eq!(room.membership(BOB), MembershipState::Knock, "version {version_id}");
+    }
+}
+
+#[test]
+fn changed_power_levels_leave_the_knocks_that_they_race() {
+    for version_id in WITH_KNOCKS {
+        let mut room = RoomFixture::knockable(version_id.clone()).build();
+        let template = room.cite();
+        room.append(EventSpec::knock(BOB).citing(&template));
+        let levels: Vec<(String, i64)> = if version_id == RoomVersionId::V12 {
+            vec![(CAROL.to_owned(), 50)]
+        } else {
+            vec![(CAROL.to_owned(), 50), (ALICE.to_owned(), 100)]
+        };
+        let levels = room.append(EventSpec::power_levels(ALICE, &levels).citing(&template));
+        room.append(EventSpec::knock(EVE).citing(&template));
+        assert_eq!(room.membership(BOB), MembershipState::Knock, "version {version_id}");
+        assert_eq!(room.membership(EVE), MembershipState::Knock, "version {version_id}");
+        assert_eq!(room.state().get(&"m.room.power_levels".into(), ""), Some(&levels), "version {version_id}");
+    }
+}
+
+#[test]
+fn two_thousand_forks_drain_by_twenty() {
+    const KNOCKS: usize = 2_000;
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let template = room.cite();
+    let before = room.graph().path_counts();
+    let mut unmerged = BTreeSet::new();
+    for number in 0..KNOCKS {
+        unmerged.insert(id(&room.append(EventSpec::knock(&knocker(number)).citing(&template))));
+    }
+    assert_eq!(since(&room, before), (1, 1_999, 0));
+    assert!(room.graph().extremity_ids().eq(&unmerged));
+    // A graph resumed from storage unites and drains like one that never stopped.
+    room.restart();
+    assert_eq!(room.state().users_with(&MembershipState::Knock).len(), KNOCKS);
+    let before = room.graph().path_counts();
+    let mut messages = 0;
+    while room.graph().extremity_count() > 1 {
+        let cited = room.cite();
+        assert_eq!(cited.len(), room.graph().extremity_count().min(PREV_EVENTS_MAX));
+        let count = room.graph().extremity_count();
+        let message = room.append(EventSpec::message(ALICE, "come in"));
+        for event_id in message.prev_events() {
+            assert!(unmerged.remove(event_id), "{event_id} was merged twice");
+        }
+        unmerged.insert(id(&message));
+        assert!(room.graph().extremity_ids().eq(&unmerged), "an extremity was dropped");
+        assert_eq!(room.graph().extremity_count(), count - cited.len() + 1);
+        messages += 1;
+    }
+    // Each takes 20 away and adds itself.
+    assert_eq!(messages, (KNOCKS - 1).div_ceil(19));
+    assert_eq!(since(&room, before), (1, messages as u64 - 1, 0));
+    assert_eq!(room.state().users_with(&MembershipState::Knock).len(), KNOCKS);
+    // By now the template is forgotten; whoever still comes with it costs a read.
+    assert!(matches!(room.graph.state_before(&template), StateBefore::NotInMemory(ids) if ids == BTreeSet::from_iter(template.clone())));
+    let late = room.append(EventSpec::knock(BOB).citing(&template));
+    assert_eq!(room.state().member(&user(BOB)), Some(&late));
+    assert_eq!(room.state().users_with(&MembershipState::Knock).len(), KNOCKS + 1);
+}
+
+#[test]
+fn what_is_cited_first_holds_the_auth_events() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).join(BOB).build();
+    let template = room.cite();
+    for number in 0..40 {
+        room.append(EventSpec::knock(&knocker(number)).citing(&template));
+    }
+    let newest = room.append(EventSpec::knock(CAROL).citing(&template));
+    let (oldest_first, depth) = room.graph().cite(&[]);
+    assert_eq!(oldest_first.len(), PREV_EVENTS_MAX);
+    assert!(!oldest_first.contains(&id(&newest)));
+    assert_eq!(depth, newest.depth());
+    let rules = room.state().get(&"m.room.join_rules".into(), "").unwrap().clone();
+    let (for_the_newest, _) = room.graph().cite(&[rules, newest.clone()]);
+    assert_eq!(for_the_newest.len(), PREV_EVENTS_MAX);
+    assert!(for_the_newest.contains(&id(&newest)));
+    assert_eq!(BTreeSet::from_iter(&for_the_newest).len(), PREV_EVENTS_MAX);
+    // So the invite that accepts the newest knock passes at once.
+    let invite = room.append(EventSpec::invite(ALICE, CAROL).citing(&for_the_newest));
+    assert_eq!(room.state().member(&user(CAROL)), Some(&invite));
+}
+
+#[test]
+fn an_event_that_cites_twice_takes_an_extremity_away_once() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let template = room.cite();
+    let twice: Vec<OwnedEventId> = template.iter().chain(&template).cloned().collect();
+    let knock = room.make(EventSpec::knock(BOB).citing(&twice));
+    let appended = room.admit(knock.clone()).unwrap();
+    assert_eq!(appended.no_longer_extremities, template);
+    assert!(room.graph().extremity_ids().eq([&id(&knock)]));
+}
+
+#[test]
+fn differences_that_outnumber_the_entries_make_a_full_copy() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    for number in 0..300 {
+        room.append(EventSpec::state(ALICE, "m.room.topic", json!({ "topic": number.to_string() })));
+    }
+    // The create event, and then every 65th change in a state of five entries.
+    let copies: Vec<StateVersion> = room.rows().values().filter(|row| row.parent.is_none()).map(|row| row.version).collect();
+    assert_eq!(copies.len(), 1 + (300 + 3) / 65, "{copies:?}");
+    for (version, row) in room.rows() {
+        assert!(row.delta_entries <= 64, "{version:?}: {}", row.delta_entries);
+        assert_eq!(row.parent.is_none(), row.delta_entries == 0);
+    }
+    assert_eq!(&room.stored_state(room.graph().current().version()), room.state());
+}
+
+#[test]
+fn a_state_that_changes_nothing_has_no_row() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let version = room.graph().current().version();
+    let message = room.make(EventSpec::message(ALICE, "hello"));
+    let appended = room.admit(message).unwrap();
+    assert!(appended.rows.is_empty() && appended.changes.is_empty());
+    assert_eq!((appended.before, appended.current), (version, version));
+}
+
+#[test]
+fn changes_name_what_stood_and_what_stands() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).knock(BOB).build();
+    let knock = room.state().member(&user(BOB)).unwrap().clone();
+    let invite = room.make(EventSpec::invite(ALICE, BOB));
+    let appended = room.admit(invite.clone()).unwrap();
+    let [change] = appended.changes.as_slice() else { panic!("{:?}", appended.changes) };
+    assert_eq!(change.key, ("m.room.member".into(), BOB.to_owned()));
+    assert_eq!((change.old.as_ref(), change.new.as_ref()), (Some(&knock), Some(&invite)));
+    assert!(appended.current > appended.before);
+}
+
+#[test]
+fn resolved_states_that_no_event_stands_on_are_forgotten() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let template = room.cite();
+    let rounds = 3 * RESOLVED_SETS_MAX;
+    for number in 0..rounds {
+        // Each repeat beside the last one takes the full algorithm, whose result only the current state takes over.
+        let repeat = EventSpec::knock(BOB).with("reason", json!(number)).citing(&template);
+        room.append(repeat);
+        room.append(EventSpec::message(ALICE, "again?"));
+    }
+    let counts = room.graph().path_counts();
+    assert!(counts.full >= rounds as u64 / 2, "{counts:?}");
+    assert!(room.graph.resolved.len() <= RESOLVED_SETS_MAX);
+    assert!(room.graph.unstored.len() <= 2 * RESOLVED_SETS_MAX + 2, "{} rows wait", room.graph.unstored.len());
+    assert!(room.graph.recent.len() <= RECENT_EVENTS_MAX);
+}
+
+#[test]
+fn a_placement_is_decided_once_its_state_was_supplied() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V12).build();
+    let template = room.cite();
+    room.append(EventSpec::state(ALICE, "m.room.topic", json!({ "topic": "a" })).citing(&template));
+    let other = room.make(EventSpec::state(ALICE, "m.room.name", json!({ "name": "b" })).citing(&template));
+    let before = room.state_before(&template).unwrap();
+    let CurrentAfter::Unresolved(unresolved) = room.graph.place(&other, &before) else { panic!("decided too early") };
+    assert_eq!(unresolved.states.len(), 2);
+    let mut known = room.known().clone();
+    known.insert(other.clone());
+    let state = crate::state::resolution::resolve(room.version(), &unresolved.states, &known).unwrap();
+    room.graph.supply(unresolved.after, &state);
+    let CurrentAfter::Known(placement) = room.graph.place(&other, &before) else { panic!("still undecided") };
+    let appended = room.graph.append(other, &before, placement);
+    assert_eq!(room.graph.current().state(), &state);
+    assert!(appended.rows.iter().all(|row| row.version > StateVersion(0)));
+}
+
+#[test]
+fn an_event_that_cites_nothing_stands_on_nothing() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let StateBefore::Known(node) = room.graph.state_before(&[]) else { panic!("nothing is always known") };
+    assert!(node.state().is_empty());
+    let knock = room.make_upon(EventSpec::knock(BOB).citing(&[]), &room.state().clone());
+    assert!(matches!(room.admit(knock), Err(NotAdmitted::ByStateBefore(_))));
+}
+
+#[test]
+fn a_redacted_event_takes_the_place_of_the_whole_one() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let knock = room.append(EventSpec::knock(BOB).with("reason", json!("something rude")));
+    let version = room.graph().current().version();
+    let object = knock.to_object().unwrap();
+    let redacted = ruma::canonical_json::redact(object, &room.version().rules().redaction, None).unwrap();
+    let redacted = Arc::new(pdu_from(&redacted, room.version()));
+    assert_eq!(redacted.event_id(), knock.event_id());
+    room.graph.replace_redacted(&redacted);
+    assert_eq!(room.state().member(&user(BOB)).unwrap().reason(), None);
+    assert_eq!(room.graph().recent_event(knock.event_id()).unwrap().reason(), None);
+    assert_eq!(room.graph().current().version(), version);
+    assert_eq!(room.membership(BOB), MembershipState::Knock);
+    // And the graph goes on as before.
+    let template = room.cite();
+    room.append(EventSpec::knock(CAROL).citing(&template));
+    room.append(EventSpec::knock(EVE).citing(&template));
+    assert_eq!(room.state().users_with(&MembershipState::Knock).len(), 3);
+    assert_eq!(room.state().member(&user(BOB)).unwrap().reason(), None);
+}

@@ -67,3 +67,21 @@ fn commits_are_made_though_the_look_up_store_fails_under_them() {
     assert_eq!(*saboteur.heard.lock().unwrap(), (1..=16).collect::<Vec<_>>());
     assert!(opened.handle.verify().unwrap().is_sound());
 }
+
+/// Hears one commit and falls over.
+struct Stumbling;
+
+impl CommitListener for Stumbling {
+    fn committed(&self, announcement: &Announcement) {
+        assert_ne!(announcement.position.0, 2, "a listener of a test falls over");
+    }
+}
+
+#[test]
+fn listener_that_panics_ends_nothing() {
+    let place = Place::new();
+    let opened = SledStorage::open(Options { listener: Arc::new(Stumbling), ..place.options() }).unwrap();
+    let room = talk(&opened.stores, "stumbling", 4);
+    assert_whole(&opened.stores, &room);
+    opened.handle.close().unwrap();
+}

@@ -36,6 +36,7 @@ pub(super) struct Maintenance {
     /// Bytes of journal that a checkpoint is worth at least.
     journal_bytes_min: u64,
     under_way: Option<UnderWay>,
+    started: u64,
     /// Below this many bytes of journal no other is tried, because one failed.
     not_before_bytes: u64,
     asked: Vec<Sender<CheckpointReply>>,
@@ -45,6 +46,7 @@ pub(super) struct Maintenance {
 
 /// A checkpoint that a thread is taking.
 struct UnderWay {
+    number: u64,
     cancelled: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -58,6 +60,7 @@ impl Maintenance {
             newest,
             journal_bytes_min,
             under_way: None,
+            started: 0,
             not_before_bytes: 0,
             asked: Vec::new(),
             pins: 0,
@@ -116,6 +119,8 @@ impl Writer {
         let Some(index) = self.views.index() else { return };
         let position = self.journal.durable();
         let cancelled = Arc::new(AtomicBool::new(false));
+        self.maintenance.started += 1;
+        let number = self.maintenance.started;
         let (places, orders, flag) = (self.places.clone(), self.maintenance.orders.clone(), Arc::clone(&cancelled));
         let take = move || {
             let entries = index.all().map(|entry| match entry {
@@ -125,10 +130,10 @@ impl Writer {
             let taken = places.with_checkpoints(|checkpoints| checkpoints.write(position, entries));
             drop(index);
             // A writer that has ended needs no answer.
-            let _ = orders.send(Order::Checkpointed(taken));
+            let _ = orders.send(Order::Checkpointed(number, taken));
         };
         match std::thread::Builder::new().name("storage-checkpoint".to_owned()).spawn(take) {
-            Ok(thread) => self.maintenance.under_way = Some(UnderWay { cancelled, thread }),
+            Ok(thread) => self.maintenance.under_way = Some(UnderWay { number, cancelled, thread }),
             Err(error) => {
                 log::warn!(error:% = error; "no thread for a checkpoint");
                 self.postpone();
@@ -137,8 +142,11 @@ impl Writer {
         }
     }
 
-    pub(super) fn checkpointed(&mut self, outcome: Result<Checkpoint, CheckpointError>) {
-        self.maintenance.under_way = None;
+    pub(super) fn checkpointed(&mut self, number: u64, outcome: Result<Checkpoint, CheckpointError>) {
+        // One that was cancelled is heard of late, perhaps while the next is under way.
+        if self.maintenance.under_way.as_ref().is_some_and(|under_way| under_way.number == number) {
+            self.maintenance.under_way = None;
+        }
         match outcome {
             Ok(checkpoint) => {
                 log::info!(position = checkpoint.position.0, bytes = checkpoint.bytes; "checkpoint taken");

@@ -60,11 +60,9 @@ fn only_the_sending_device_sees_the_transaction() {
             });
         })
         .build();
-    for (user, device, expected) in [
-        ("@me:x", "PHONE", json!("txn1")),
-        ("@me:x", "LAPTOP", Value::Null),
-        ("@other:x", "PHONE", Value::Null),
-    ] {
+    for (user, device, expected) in
+        [("@me:x", "PHONE", json!("txn1")), ("@me:x", "LAPTOP", Value::Null), ("@other:x", "PHONE", Value::Null)]
+    {
         let user = UserId::parse(user).unwrap();
         let shown = shown_to(&user, device.into(), &event, &Surroundings::default());
         assert_eq!(shown["unsigned"]["transaction_id"], expected, "{user} {device}");
@@ -87,7 +85,8 @@ fn changed_state_says_what_it_replaced() {
 #[test]
 fn redacted_events_say_why() {
     let mut around = Surroundings::default();
-    let redaction = Event::at(7).with("type", "m.room.redaction").with("content", json!({"redacts": "$event5"})).build();
+    let redaction =
+        Event::at(7).with("type", "m.room.redaction").with("content", json!({"redacts": "$event5"})).build();
     around.redactions.insert(event_id(7), redaction);
     let redacted =
         Event::at(5).with("content", json!({})).stored(|stored| stored.redacted_by = Some(event_id(7))).build();
@@ -101,7 +100,8 @@ fn redacted_events_say_why() {
 
 #[test]
 fn redactions_name_their_target_in_both_places() {
-    let redaction = Event::at(7).with("type", "m.room.redaction").with("content", json!({"redacts": "$event5"})).build();
+    let redaction =
+        Event::at(7).with("type", "m.room.redaction").with("content", json!({"redacts": "$event5"})).build();
     let shown = shown(&redaction, &Surroundings::default());
     assert_eq!(shown["redacts"], "$event5");
     assert_eq!(shown["content"]["redacts"], "$event5");

@@ -17,11 +17,11 @@ use crate::error::MatrixError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
     /// For the invited.
-    PrivateChat,
+    Private,
     /// For everybody.
-    PublicChat,
+    Public,
     /// For the invited, who are as powerful as the creator.
-    TrustedPrivateChat,
+    TrustedPrivate,
 }
 
 /// A state event that the client wishes for.
@@ -121,7 +121,7 @@ impl FirstEvents {
                 }
             }
         }
-        if self.preset == Preset::TrustedPrivateChat {
+        if self.preset == Preset::TrustedPrivate {
             for (invited, _) in &self.invites {
                 if !creators.contains(invited) {
                     creators.push(invited.clone());
@@ -188,8 +188,8 @@ impl FirstEvents {
     fn power_levels(&self) -> Result<CanonicalJsonObject, MatrixError> {
         let creators = self.creators()?;
         let trusted = match self.preset {
-            Preset::TrustedPrivateChat => self.invites.iter().map(|(invited, _)| &**invited).collect(),
-            Preset::PrivateChat | Preset::PublicChat => Vec::new(),
+            Preset::TrustedPrivate => self.invites.iter().map(|(invited, _)| &**invited).collect(),
+            Preset::Private | Preset::Public => Vec::new(),
         };
         let levels = PowerLevels {
             creators: &creators,
@@ -216,8 +216,8 @@ impl FirstEvents {
     /// What the preset sets. Spec: the table of presets of createRoom.
     fn preset_state(&self) -> [(StateEventType, &'static str, &'static str); 3] {
         let (join_rule, guest_access) = match self.preset {
-            Preset::PrivateChat | Preset::TrustedPrivateChat => ("invite", "can_join"),
-            Preset::PublicChat => ("public", "forbidden"),
+            Preset::Private | Preset::TrustedPrivate => ("invite", "can_join"),
+            Preset::Public => ("public", "forbidden"),
         };
         [
             (StateEventType::RoomJoinRules, "join_rule", join_rule),

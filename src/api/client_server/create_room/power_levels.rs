@@ -69,8 +69,8 @@ impl PowerLevels<'_> {
         }
         // In rooms of friends everybody may bring somebody; in public ones letting knocks in is the moderators' to do.
         let invite = match self.preset {
-            Preset::PublicChat => 50,
-            Preset::PrivateChat | Preset::TrustedPrivateChat => 0,
+            Preset::Public => 50,
+            Preset::Private | Preset::TrustedPrivate => 0,
         };
         let levels = [
             ("ban", 50),

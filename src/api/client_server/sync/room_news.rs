@@ -106,12 +106,7 @@ impl Wants<'_> {
         let sight = Sight::load(self.rooms, room_id, &self.caller.user_id).await?;
         let base = self.base(room_id).await?;
         let known = base.filter(|base| was_joined_at(&sight, base));
-        let stretch = Stretch {
-            is_new: known.is_none(),
-            known,
-            end: end_order,
-            end_version: Some(end.current_after),
-        };
+        let stretch = Stretch { is_new: known.is_none(), known, end: end_order, end_version: Some(end.current_after) };
         let told = self.told(room_id, &sight, stretch).await?;
         let summary = if told.members_changed {
             summary(self.rooms, room_id, &self.caller.user_id).await?
@@ -169,8 +164,7 @@ impl Wants<'_> {
         sight: &Sight,
         own: Vec<StoredEvent>,
     ) -> Result<LeftRoom, StorageError> {
-        let own: Vec<StoredEvent> =
-            own.into_iter().filter(|event| self.lets_timeline_event_through(event)).collect();
+        let own: Vec<StoredEvent> = own.into_iter().filter(|event| self.lets_timeline_event_through(event)).collect();
         let prev_batch = own.first().and_then(|event| event.order).map_or_else(TimelineOrder::default, before);
         // Not what it replaced: that may be the event of an invite or knock, which the user knows, and costs an old state.
         let around = Surroundings::of_state(self.rooms, room_id, &own).await?;

@@ -28,9 +28,7 @@ pub async fn stripped_room(rooms: &dyn RoomReader, membership: &UserMembership) 
     }
     let own = rooms.events(room_id, std::slice::from_ref(&membership.event_id)).await?;
     let own = own.into_iter().flatten().map(|event| event.event);
-    let own = own.filter(|event| {
-        event.state_entry().is_some_and(|(kind, _)| kind == StateEventType::RoomMember)
-    });
+    let own = own.filter(|event| event.state_entry().is_some_and(|(kind, _)| kind == StateEventType::RoomMember));
     let events = shown_to_strangers(&state).into_iter().chain(own).filter_map(|event| strip(&event)).collect();
     Ok(Events { events })
 }

@@ -74,9 +74,8 @@ mod tests {
 
     #[test]
     fn a_room_is_named_after_those_who_came_first() {
-        let mut members: Vec<StoredEvent> = (1..=7)
-            .map(|number| member(&format!("@user{number}:x"), MembershipState::Join, 20 - number))
-            .collect();
+        let mut members: Vec<StoredEvent> =
+            (1..=7).map(|number| member(&format!("@user{number}:x"), MembershipState::Join, 20 - number)).collect();
         members.push(member("@me:x", MembershipState::Join, 1));
         members.push(member("@knocks:x", MembershipState::Knock, 2));
         members.push(member("@invited:x", MembershipState::Invite, 3));

@@ -173,8 +173,7 @@ async fn gaps_are_told_and_can_be_paged() {
     let joined_after = &after["rooms"]["join"][&room];
     assert_eq!(kinds(&joined_after["state_after"]), ["m.room.name", "m.room.topic"]);
     assert_eq!(joined_after.get("state"), None);
-    let unstable =
-        ann.get(&format!("/sync?since={since}&org.matrix.msc4222.use_state_after=true")).await;
+    let unstable = ann.get(&format!("/sync?since={since}&org.matrix.msc4222.use_state_after=true")).await;
     assert!(unstable["rooms"]["join"][&room].get("org.matrix.msc4222.state_after").is_some());
 
     let mut from = joined["timeline"]["prev_batch"].as_str().unwrap().to_owned();
@@ -182,9 +181,13 @@ async fn gaps_are_told_and_can_be_paged() {
     let mut last = Value::Null;
     for _ in 0..20 {
         let page = ann.get(&format!("/rooms/{room}/messages?dir=b&limit=2&from={from}")).await;
-        said.extend(page["chunk"].as_array().unwrap().iter().filter_map(|event| {
-            event["content"]["body"].as_str().map(ToOwned::to_owned)
-        }));
+        said.extend(
+            page["chunk"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(|event| event["content"]["body"].as_str().map(ToOwned::to_owned)),
+        );
         if let Some(event) = page["chunk"].as_array().unwrap().last() {
             last = event["type"].clone();
         }
@@ -332,7 +335,9 @@ async fn rooms_are_made_as_wished() {
     let server = TestServer::start().await;
     let (ann, _bob) = (server.user("ann").await, server.user("bob").await);
     for version in ["6", "7", "8", "9", "10", "11", "12"] {
-        let room = ann.room(json!({"room_version": version, "preset": "trusted_private_chat", "invite": ["@bob:us.test"]})).await;
+        let room = ann
+            .room(json!({"room_version": version, "preset": "trusted_private_chat", "invite": ["@bob:us.test"]}))
+            .await;
         let create = ann.get(&format!("/rooms/{room}/state/m.room.create")).await;
         assert_eq!(create["room_version"], version);
         let levels = ann.get(&format!("/rooms/{room}/state/m.room.power_levels/")).await;

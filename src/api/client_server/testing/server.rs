@@ -50,8 +50,7 @@ impl TestServer {
         let mut app = Arc::try_unwrap(app.into_inner()).ok().unwrap();
         app.randomness = Arc::new(Counting::default());
         let app: Data<App> = Data::new(app);
-        let service =
-            init_service(actix_web::App::new().app_data(app.clone()).configure(client_server::routes)).await;
+        let service = init_service(actix_web::App::new().app_data(app.clone()).configure(client_server::routes)).await;
         let service = std::rc::Rc::new(service);
         let answering: Answering = Box::new(move |request| {
             let service = service.clone();

@@ -6,6 +6,9 @@ use crate::client_server::testing::{Event, member};
 use HistoryVisibility::{Invited, Joined, Shared, WorldReadable};
 use MembershipState::{Ban, Invite, Join, Knock, Leave};
 
+/// How a membership went, with the places of its changes.
+type History = &'static [(i64, MembershipState)];
+
 /// A user whose membership went so, with the place of each change; what is asked for stands at other places.
 fn sight(history: &[(i64, MembershipState)]) -> Sight {
     Sight::of_history(ruma::user_id!("@me:x"), history)
@@ -26,7 +29,7 @@ fn seen(sight: &Sight, visibility: &HistoryVisibility) -> String {
 #[test]
 fn visibility_follows_the_membership() {
     // Membership changes at 10, 20, 30; columns: world_readable, shared, invited, joined.
-    let table: [(&[(i64, MembershipState)], [&str; 4]); 15] = [
+    let table: [(History, [&str; 4]); 15] = [
         (&[], ["1111", "0000", "0000", "0000"]),
         (&[(10, Join)], ["1111", "1111", "0111", "0111"]),
         (&[(30, Join)], ["1111", "1111", "0001", "0001"]),
@@ -78,10 +81,7 @@ fn a_change_of_visibility_is_judged_by_the_wider_side() {
     let outside = sight(&[]);
     let change = |before: HistoryVisibility, after: &str| {
         let content = json!({"history_visibility": after});
-        Event::at(5)
-            .state("m.room.history_visibility", "", content)
-            .stored(|stored| stored.visibility = before)
-            .build()
+        Event::at(5).state("m.room.history_visibility", "", content).stored(|stored| stored.visibility = before).build()
     };
     assert!(outside.may_see(&change(Joined, "world_readable")));
     assert!(outside.may_see(&change(WorldReadable, "joined")));
@@ -103,7 +103,7 @@ fn events_outside_the_timeline_are_seen_by_nobody() {
 #[test]
 fn state_is_read_by_who_is_inside_or_as_it_was_at_leaving() {
     let until = |order: i64| Access::UntilLeft(TimelineOrder(order));
-    let table: [(&[(i64, MembershipState)], Access); 11] = [
+    let table: [(History, Access); 11] = [
         (&[], Access::Nothing),
         (&[(10, Invite)], Access::Nothing),
         (&[(10, Knock)], Access::Nothing),
@@ -132,9 +132,22 @@ fn state_is_read_by_who_is_inside_or_as_it_was_at_leaving() {
 fn membership_around_places_is_found() {
     let sight = sight(&[(10, Invite), (20, Join), (30, Leave)]);
     let after = |order: i64| sight.membership_after(TimelineOrder(order)).cloned();
-    assert_eq!([after(9), after(10), after(19), after(20), after(99)], [None, Some(Invite), Some(Invite), Some(Join), Some(Leave)]);
+    assert_eq!(
+        [after(9), after(10), after(19), after(20), after(99)],
+        [None, Some(Invite), Some(Invite), Some(Join), Some(Leave)]
+    );
     let at = |place: u32| sight.membership_at(&event_after(place, &Shared));
     assert_eq!([at(0), at(10), at(20), at(30)], [Some(Leave), Some(Invite), Some(Join), Some(Leave)]);
     let inside = |order: Option<i64>| sight.was_inside_since(order.map(TimelineOrder));
     assert_eq!([inside(None), inside(Some(5)), inside(Some(25)), inside(Some(30))], [true, true, true, false]);
+}
+
+#[test]
+fn a_membership_changed_by_state_resolution_is_noticed() {
+    let history = [(TimelineOrder(10), Join)];
+    assert!(!tells_more(&history, &Join));
+    for now in [Ban, Leave, Invite, Knock] {
+        assert!(tells_more(&history, &now), "{now}");
+    }
+    assert!(tells_more(&[], &Invite));
 }

@@ -143,10 +143,7 @@ fn rooms_and_stores() {
         (CommitError::Conflict(Conflict::RoomExists), 400, "M_ROOM_IN_USE", "CS createRoom"),
         (CommitError::Conflict(Conflict::NoSuchRoom), 404, "M_NOT_FOUND", "CS errors"),
     ]);
-    check(vec![
-        (NoSlot::Busy, 429, "M_LIMIT_EXCEEDED", "T23"),
-        (NoSlot::Refused, 503, "M_UNKNOWN", "G16"),
-    ]);
+    check(vec![(NoSlot::Busy, 429, "M_LIMIT_EXCEEDED", "T23"), (NoSlot::Refused, 503, "M_UNKNOWN", "G16")]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ const FAULTS: [Fault; 9] = [
 const LATER_FAULTS: [Fault; 3] = [
     ("state_key_mismatch", |event| put(event, "state_key", json!("@eve:peer.test"))),
     ("timestamp_ahead", |event| put(event, "origin_server_ts", json!(NOW.0 + 86_400_001))),
-    ("signature_invalid", |event| put(event, "x.unsigned", json!(true))),
+    ("signature_invalid", |event| put(event, "depth", json!(99))),
 ];
 
 fn put(event: &mut CanonicalJsonObject, key: &str, value: Value) {
@@ -74,7 +74,8 @@ fn right_event(kind: HandshakeKind) -> (RoomFixture, CanonicalJsonObject) {
 /// What the checks find, all of them, on an event with these faults.
 fn refusal_of(kind: HandshakeKind, faults: &[Fault]) -> Option<HandshakeRefusal> {
     let (room, mut object) = right_event(kind);
-    for (_, fault) in faults {
+    // The later ones first, so that none undoes an earlier one.
+    for (_, fault) in faults.iter().rev() {
         fault(&mut object);
     }
     let is = |name: &str| faults.iter().any(|(fault, _)| *fault == name);

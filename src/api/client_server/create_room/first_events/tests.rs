@@ -37,12 +37,13 @@ fn content_of(events: &[InitialEvent], kind: &str) -> serde_json::Value {
 
 #[test]
 fn events_come_in_the_order_of_the_specification() {
-    let mut wishes = first_events(RoomVersionId::V11, Preset::PrivateChat);
+    let mut wishes = first_events(RoomVersionId::V11, Preset::Private);
     wishes.alias = Some(owned_room_alias_id!("#door:x"));
     wishes.name = Some("Door".to_owned());
     wishes.topic = Some("Knock".to_owned());
     wishes.is_direct = true;
-    wishes.initial_state = vec![wish(serde_json::json!({"type": "m.room.encryption", "content": {"algorithm": "m"}})).unwrap()];
+    wishes.initial_state =
+        vec![wish(serde_json::json!({"type": "m.room.encryption", "content": {"algorithm": "m"}})).unwrap()];
     let events = wishes.initial_events().unwrap();
     assert_eq!(
         kinds(&events),
@@ -64,7 +65,7 @@ fn events_come_in_the_order_of_the_specification() {
 
 #[test]
 fn initial_state_wins_over_the_preset_and_loses_to_name_and_topic() {
-    let mut wishes = first_events(RoomVersionId::V10, Preset::PublicChat);
+    let mut wishes = first_events(RoomVersionId::V10, Preset::Public);
     wishes.name = Some("Right".to_owned());
     wishes.initial_state = vec![
         wish(serde_json::json!({"type": "m.room.join_rules", "content": {"join_rule": "knock"}})).unwrap(),
@@ -84,8 +85,10 @@ fn initial_state_wins_over_the_preset_and_loses_to_name_and_topic() {
 
 #[test]
 fn server_keys_of_the_create_event_are_the_servers() {
-    for (version, creator) in [(RoomVersionId::V10, Some("@ann:x")), (RoomVersionId::V11, None), (RoomVersionId::V12, None)] {
-        let mut wishes = first_events(version.clone(), Preset::PrivateChat);
+    for (version, creator) in
+        [(RoomVersionId::V10, Some("@ann:x")), (RoomVersionId::V11, None), (RoomVersionId::V12, None)]
+    {
+        let mut wishes = first_events(version.clone(), Preset::Private);
         wishes.creation_content = object(serde_json::json!({
             "creator": "@eve:y", "room_version": "1", "m.federate": false, "type": "m.space",
         }));
@@ -99,7 +102,7 @@ fn server_keys_of_the_create_event_are_the_servers() {
 
 #[test]
 fn creators_of_version_12_are_in_no_power_levels() {
-    let mut wishes = first_events(RoomVersionId::V12, Preset::TrustedPrivateChat);
+    let mut wishes = first_events(RoomVersionId::V12, Preset::TrustedPrivate);
     wishes.creation_content = object(serde_json::json!({"additional_creators": ["@cat:y", "@bob:x", "@ann:x"]}));
     let create = serde_json::to_value(wishes.create_content().unwrap()).unwrap();
     assert_eq!(create["additional_creators"], serde_json::json!(["@cat:y", "@bob:x"]));
@@ -123,9 +126,9 @@ fn creators_of_version_12_are_in_no_power_levels() {
 #[test]
 fn trusted_guests_of_older_versions_are_as_powerful_as_the_creator() {
     for (preset, users, invite) in [
-        (Preset::TrustedPrivateChat, serde_json::json!({"@ann:x": 100, "@bob:x": 100}), 0),
-        (Preset::PrivateChat, serde_json::json!({"@ann:x": 100}), 0),
-        (Preset::PublicChat, serde_json::json!({"@ann:x": 100}), 50),
+        (Preset::TrustedPrivate, serde_json::json!({"@ann:x": 100, "@bob:x": 100}), 0),
+        (Preset::Private, serde_json::json!({"@ann:x": 100}), 0),
+        (Preset::Public, serde_json::json!({"@ann:x": 100}), 50),
     ] {
         let wishes = first_events(RoomVersionId::V11, preset);
         let levels = content_of(&wishes.initial_events().unwrap(), "m.room.power_levels");
@@ -138,7 +141,7 @@ fn trusted_guests_of_older_versions_are_as_powerful_as_the_creator() {
 
 #[test]
 fn power_levels_of_initial_state_are_taken_whole_and_once() {
-    let mut wishes = first_events(RoomVersionId::V11, Preset::PrivateChat);
+    let mut wishes = first_events(RoomVersionId::V11, Preset::Private);
     wishes.initial_state =
         vec![wish(serde_json::json!({"type": "m.room.power_levels", "content": {"users": {"@ann:x": 99}}})).unwrap()];
     wishes.power_levels_override = Some(object(serde_json::json!({"ban": 60})));

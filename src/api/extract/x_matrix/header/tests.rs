@@ -19,14 +19,44 @@ fn accepted_forms_say_what_they_say() {
         (r#"x-matrix origin="a.test",destination="b.test",key="ed25519:1",sig="$""#, "a.test", "b.test", "ed25519:1"),
         (r#"X-MATRIX   origin="a.test",destination="b.test",key="ed25519:1",sig="$""#, "a.test", "b.test", "ed25519:1"),
         (r#"X-Matrix origin=a.test,destination=b.test,key=ed25519:1,sig=$"#, "a.test", "b.test", "ed25519:1"),
-        (r#"X-Matrix origin=a.test:8448,destination=b.test:1,key=ed25519:1,sig=$"#, "a.test:8448", "b.test:1", "ed25519:1"),
+        (
+            r#"X-Matrix origin=a.test:8448,destination=b.test:1,key=ed25519:1,sig=$"#,
+            "a.test:8448",
+            "b.test:1",
+            "ed25519:1",
+        ),
         (r#"X-Matrix sig="$",key="ed25519:1",destination="b.test",origin="a.test""#, "a.test", "b.test", "ed25519:1"),
         (r#"X-Matrix ORIGIN="a.test",Destination="b.test",Key="ed25519:1",SIG="$""#, "a.test", "b.test", "ed25519:1"),
-        ("X-Matrix origin=\"a.test\" ,\t destination=\"b.test\" , key=\"ed25519:1\", sig=\"$\"", "a.test", "b.test", "ed25519:1"),
-        (r#"X-Matrix origin="a.test",destination="b.test",key="ed25519:1",sig="$",new="x, y=z""#, "a.test", "b.test", "ed25519:1"),
-        (r#"X-Matrix origin="a.test",destination="b.test",key="ed25519:1",signature="$""#, "a.test", "b.test", "ed25519:1"),
-        (r#"X-Matrix origin="\a\.test",destination="b.test",key="ed25519:\1",sig="$""#, "a.test", "b.test", "ed25519:1"),
-        (r#"X-Matrix origin="[::1]:8448",destination="b.test",key="ed25519:a_B",sig="$""#, "[::1]:8448", "b.test", "ed25519:a_B"),
+        (
+            "X-Matrix origin=\"a.test\" ,\t destination=\"b.test\" , key=\"ed25519:1\", sig=\"$\"",
+            "a.test",
+            "b.test",
+            "ed25519:1",
+        ),
+        (
+            r#"X-Matrix origin="a.test",destination="b.test",key="ed25519:1",sig="$",new="x, y=z""#,
+            "a.test",
+            "b.test",
+            "ed25519:1",
+        ),
+        (
+            r#"X-Matrix origin="a.test",destination="b.test",key="ed25519:1",signature="$""#,
+            "a.test",
+            "b.test",
+            "ed25519:1",
+        ),
+        (
+            r#"X-Matrix origin="\a\.test",destination="b.test",key="ed25519:\1",sig="$""#,
+            "a.test",
+            "b.test",
+            "ed25519:1",
+        ),
+        (
+            r#"X-Matrix origin="[::1]:8448",destination="b.test",key="ed25519:a_B",sig="$""#,
+            "[::1]:8448",
+            "b.test",
+            "ed25519:a_B",
+        ),
         (r#"X-Matrix origin="a.test",key="ed25519:1",sig="$""#, "a.test", "", "ed25519:1"),
     ];
     for (template, origin, destination, key) in table {
@@ -76,7 +106,6 @@ fn malformed_lines_are_refused_with_the_reason() {
         ("X-Matrix origin=https://a.test,key=ed25519:1,sig=$", Unfit { name: "origin" }),
         ("X-Matrix origin=a.test:port,key=ed25519:1,sig=$", Unfit { name: "origin" }),
         ("X-Matrix origin=a.test,destination=b/c,key=ed25519:1,sig=$", Unfit { name: "destination" }),
-        
         ("X-Matrix origin=a.test,key=ed25519:,sig=$", Unfit { name: "key" }),
         ("X-Matrix origin=a.test,key=ed25519:1,sig=not*base64", Unfit { name: "sig" }),
         ("X-Matrix origin=a.test,key=ed448:1,sig=$", NoKnownAlgorithm),

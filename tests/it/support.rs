@@ -1,0 +1,18 @@
+//! What the scenarios are told with: a server as a process, its users, other servers, and waits with a deadline.
+//! May not: know more of the server than its outside contract.
+
+mod authority;
+mod http;
+mod peer;
+mod server;
+mod user;
+mod wait;
+
+pub use self::{
+    authority::client_config,
+    http::{Answer, Connection, Http, encoded},
+    peer::{FakePeer, SignedEvent, Template, path_of, send_knock_target},
+    server::{Finished, PASSWORD, SERVER_NAME, TestServer},
+    user::User,
+    wait::{WITHIN, until},
+};
