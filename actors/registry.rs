@@ -312,10 +312,6 @@ impl Rooms {
         self.shared.is_closed.store(true, Ordering::Release);
     }
 
-    pub(crate) fn mailbox_capacity(&self) -> usize {
-        self.shared.mailbox_capacity
-    }
-
     /// An actor threw itself away: the next message starts another.
     pub(crate) fn discarded(&self, room_id: &RoomId, incarnation: u64) {
         let mut entries = self.lock();
@@ -429,7 +425,12 @@ impl Rooms {
         let context = self.shared.context.clone();
         let actor =
             RoomActor::new(room, context, gauges.clone(), self.clone(), incarnation, self.shared.idle_timeout);
-        let addr = actor.start();
+        // Before the first message can arrive: what enters is bounded by `find`, and this bound must be no smaller.
+        let capacity = self.shared.mailbox_capacity;
+        let addr = RoomActor::create(|context| {
+            context.set_mailbox_capacity(capacity);
+            actor
+        });
         self.shared.context.gauges.actor_started(gauges.clone(), restarts.is_due);
         let mut entries = self.lock();
         entries.failures.remove(&room_id);

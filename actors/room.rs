@@ -377,8 +377,6 @@ impl Actor for RoomActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        // The registry bounds what enters by `try_send`; the context's own bound must be the same number.
-        context.set_mailbox_capacity(self.rooms.mailbox_capacity());
         if let Some(outcomes) = self.outcomes.take() {
             let outcomes = stream::unfold(outcomes, |mut outcomes| async move {
                 let InFlight { sequence, ticket, happened, paths } = outcomes.recv().await?;

@@ -90,6 +90,7 @@ pub fn backup(config: Config, dir: &Path) -> Result<(), Exit> {
     // The server may run in another working directory.
     let directory = std::path::absolute(dir).map_err(|error| Exit::Failure.because(&error))?;
     beside_or(&config.data_dir.clone(), &Request::Backup { directory: directory.clone() }, || {
+        require_data(&config.data_dir)?;
         let storage = open_storage(&config, Arc::new(NobodyListens))?;
         let done = storage.backup(&directory).map_err(|why| {
             eprintln!("vestibule: {why}");
@@ -113,7 +114,10 @@ pub fn restore(config: Config, dir: &Path) -> Result<(), Exit> {
 /// # Errors
 /// The ending of the program; the reason has been printed.
 pub fn verify(config: Config) -> Result<(), Exit> {
-    beside_or(&config.data_dir.clone(), &Request::Verify, || crate::verify_storage(&config))
+    beside_or(&config.data_dir.clone(), &Request::Verify, || {
+        require_data(&config.data_dir)?;
+        crate::verify_storage(&config)
+    })
 }
 
 /// `rebuild`: makes the look-up store of a stopped server anew from the journal.
@@ -121,7 +125,20 @@ pub fn verify(config: Config) -> Result<(), Exit> {
 /// # Errors
 /// The ending of the program; the reason has been printed.
 pub fn rebuild(config: Config) -> Result<(), Exit> {
+    require_data(&config.data_dir)?;
     crate::rebuild_storage(&config).map(|done| println!("{done}"))
+}
+
+/// Refuses a directory that was never used: opening it would make data there, and the next start would miss their key.
+fn require_data(data_dir: &Path) -> Result<(), Exit> {
+    match signing_key::load(data_dir) {
+        Ok(None) => {
+            eprintln!("vestibule: there are no data in {}", data_dir.display());
+            Err(Exit::Refused)
+        }
+        // A key that is unfit or gone is no obstacle to looking after the data.
+        Ok(Some(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Asks the server that runs on the data directory; if none does, does it here.

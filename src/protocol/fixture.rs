@@ -9,6 +9,9 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a fixture that cannot be built must stop its test")]
 
+mod event_spec;
+mod room_draft;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -22,6 +25,7 @@ use ruma::{
 use serde_json::{Value, json, value::to_raw_value};
 use sha2::{Digest, Sha256};
 
+pub use self::{event_spec::EventSpec, room_draft::RoomDraft};
 use crate::{
     auth::{NotAuthorized, authorize_by_shape, authorize_by_state, selection},
     clock::UnixMillis,
@@ -87,136 +91,6 @@ pub fn canonical(value: Value) -> CanonicalJsonObject {
     }
 }
 
-/// An event to be made: what it says, and where it deviates from what a well-behaved server would do.
-#[derive(Clone, Debug)]
-pub struct EventSpec {
-    draft: EventDraft,
-    prev_events: Option<Vec<OwnedEventId>>,
-    auth_events: Option<Vec<OwnedEventId>>,
-    origin_server_ts: Option<UnixMillis>,
-    room_id: Option<OwnedRoomId>,
-    cosigners: Vec<String>,
-}
-
-impl EventSpec {
-    /// Any event; with a state key it is a state event.
-    pub fn any(sender: &str, kind: &str, state_key: Option<&str>, content: Value) -> Self {
-        let draft = EventDraft {
-            kind: kind.into(),
-            state_key: state_key.map(ToOwned::to_owned),
-            sender: user(sender),
-            content: canonical(content),
-            redacts: None,
-        };
-        Self { draft, prev_events: None, auth_events: None, origin_server_ts: None, room_id: None, cosigners: Vec::new() }
-    }
-
-    /// A state event with the empty state key.
-    pub fn state(sender: &str, kind: &str, content: Value) -> Self {
-        Self::any(sender, kind, Some(""), content)
-    }
-
-    /// A text message.
-    pub fn message(sender: &str, body: &str) -> Self {
-        Self::any(sender, "m.room.message", None, json!({ "msgtype": "m.text", "body": body }))
-    }
-
-    /// A member event.
-    pub fn member(sender: &str, target: &str, membership: &MembershipState) -> Self {
-        Self::any(sender, "m.room.member", Some(target), json!({ "membership": membership.to_string() }))
-    }
-
-    /// A knock.
-    pub fn knock(user_id: &str) -> Self {
-        Self::member(user_id, user_id, &MembershipState::Knock)
-    }
-
-    /// A join.
-    pub fn join(user_id: &str) -> Self {
-        Self::member(user_id, user_id, &MembershipState::Join)
-    }
-
-    /// A leave of one's own: a knock taken back, an invite declined, a departure.
-    pub fn leave(user_id: &str) -> Self {
-        Self::member(user_id, user_id, &MembershipState::Leave)
-    }
-
-    /// An invite, which also accepts a knock.
-    pub fn invite(sender: &str, target: &str) -> Self {
-        Self::member(sender, target, &MembershipState::Invite)
-    }
-
-    /// A kick, which also denies a knock and lifts a ban.
-    pub fn kick(sender: &str, target: &str) -> Self {
-        Self::member(sender, target, &MembershipState::Leave)
-    }
-
-    /// A ban.
-    pub fn ban(sender: &str, target: &str) -> Self {
-        Self::member(sender, target, &MembershipState::Ban)
-    }
-
-    /// A join rules event. `restricted` and its like allow the members of one other room.
-    pub fn join_rule(sender: &str, rule: &str) -> Self {
-        let content = match rule {
-            "restricted" | "knock_restricted" => json!({
-                "join_rule": rule,
-                "allow": [{ "type": "m.room_membership", "room_id": "!other:resident.test" }],
-            }),
-            _ => json!({ "join_rule": rule }),
-        };
-        Self::state(sender, "m.room.join_rules", content)
-    }
-
-    /// A power levels event that gives these users their levels and leaves all else at the defaults.
-    pub fn power_levels(sender: &str, levels: &[(String, i64)]) -> Self {
-        let users: BTreeMap<&str, i64> = levels.iter().map(|(user_id, level)| (user_id.as_str(), *level)).collect();
-        Self::state(sender, "m.room.power_levels", json!({ "users": users }))
-    }
-
-    /// Who sends it.
-    pub fn sender(&self) -> &UserId {
-        &self.draft.sender
-    }
-
-    /// With one more key in the content.
-    pub fn with(mut self, key: &str, value: Value) -> Self {
-        let value = CanonicalJsonValue::try_from(value).expect("a fixture's JSON is canonical");
-        self.draft.content.insert(key.to_owned(), value);
-        self
-    }
-
-    /// Citing these events, as one does who was given a template; otherwise what the graph cites.
-    pub fn citing(mut self, prev_events: &[OwnedEventId]) -> Self {
-        self.prev_events = Some(prev_events.to_vec());
-        self
-    }
-
-    /// Naming these auth events instead of those that the specification selects.
-    pub fn authorized_by(mut self, auth_events: &[OwnedEventId]) -> Self {
-        self.auth_events = Some(auth_events.to_vec());
-        self
-    }
-
-    /// Sent at this time by its server's clock.
-    pub fn at(mut self, origin_server_ts: UnixMillis) -> Self {
-        self.origin_server_ts = Some(origin_server_ts);
-        self
-    }
-
-    /// In another room than the fixture's.
-    pub fn in_room(mut self, room_id: &RoomId) -> Self {
-        self.room_id = Some(room_id.to_owned());
-        self
-    }
-
-    /// Signed by this server too.
-    pub fn cosigned_by(mut self, server_name: &str) -> Self {
-        self.cosigners.push(server_name.to_owned());
-        self
-    }
-}
-
 /// Why a fixture's room did not take an event: which of the three checks, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAdmitted {
@@ -228,101 +102,6 @@ pub enum NotAdmitted {
     ByStateBefore(NotAuthorized),
     /// Against the current state.
     ByCurrentState(NotAuthorized),
-}
-
-/// The plan of a room. Every step must be legal; [`RoomDraft::build`] panics otherwise.
-#[derive(Clone, Debug)]
-pub struct RoomDraft {
-    version: RoomVersion,
-    create_content: CanonicalJsonObject,
-    join_rule: Option<String>,
-    levels: Vec<(String, i64)>,
-    steps: Vec<EventSpec>,
-    localpart: String,
-}
-
-impl RoomDraft {
-    /// Puts a key into the content of the create event.
-    pub fn create_with(mut self, key: &str, value: Value) -> Self {
-        let value = CanonicalJsonValue::try_from(value).expect("a fixture's JSON is canonical");
-        self.create_content.insert(key.to_owned(), value);
-        self
-    }
-
-    /// Gives the room another id, up to version 11 where ids are chosen.
-    pub fn named(mut self, localpart: &str) -> Self {
-        self.localpart = localpart.to_owned();
-        self
-    }
-
-    /// Gives a user a power level from the start.
-    pub fn power(mut self, user_id: &str, level: i64) -> Self {
-        self.levels.push((user_id.to_owned(), level));
-        self
-    }
-
-    /// Lets a user join, by an invite of Alice.
-    pub fn join(self, user_id: &str) -> Self {
-        self.invite(user_id).event(EventSpec::join(user_id))
-    }
-
-    /// Lets Alice invite a user.
-    pub fn invite(self, user_id: &str) -> Self {
-        self.event(EventSpec::invite(ALICE, user_id))
-    }
-
-    /// Lets a user knock.
-    pub fn knock(self, user_id: &str) -> Self {
-        self.event(EventSpec::knock(user_id))
-    }
-
-    /// Lets a user leave.
-    pub fn leave(self, user_id: &str) -> Self {
-        self.event(EventSpec::leave(user_id))
-    }
-
-    /// Lets Alice kick a user, or deny a knock.
-    pub fn kick(self, user_id: &str) -> Self {
-        self.event(EventSpec::kick(ALICE, user_id))
-    }
-
-    /// Lets Alice ban a user.
-    pub fn ban(self, user_id: &str) -> Self {
-        self.event(EventSpec::ban(ALICE, user_id))
-    }
-
-    /// Any further step.
-    pub fn event(mut self, spec: EventSpec) -> Self {
-        self.steps.push(spec);
-        self
-    }
-
-    /// Makes the room.
-    pub fn build(self) -> RoomFixture {
-        let mut room = RoomFixture::before_create(self.version.clone(), &self.localpart);
-        let create = EventSpec { draft: EventDraft {
-            kind: "m.room.create".into(),
-            state_key: Some(String::new()),
-            sender: user(ALICE),
-            content: self.create_content,
-            redacts: None,
-        }, ..EventSpec::message(ALICE, "") };
-        let create = room.append(create);
-        room.room_id = Some(create.room_id().to_owned());
-        room.append(EventSpec::join(ALICE));
-        let mut levels = self.levels;
-        if !self.version.creators_are_privileged() {
-            levels.push((ALICE.to_owned(), 100));
-        }
-        room.append(EventSpec::power_levels(ALICE, &levels));
-        if let Some(rule) = &self.join_rule {
-            room.append(EventSpec::join_rule(ALICE, rule));
-        }
-        for step in self.steps {
-            room.append(step);
-        }
-        room
-    }
 }
 
 /// A room with its graph, its events, and what a store would have kept.

@@ -2,12 +2,12 @@
 //! May not: load, store, authorize, or resolve; it says what must be resolved and takes the result.
 //!
 //! Forks are normal here. Every knock made from one template cites the same events, so a popular room has dozens of forward
-//! extremities at any moment. Resolving each time would make the cost of a knock grow with their number. But states that
-//! differ only by *plain knocks* (a knock of somebody without a member event, authorized by the room's create, power levels
-//! and join rules and nothing else) resolve to their union: nothing in one of them can unseat anything in another. So each
-//! state carries a hash of everything in it that is no plain knock, its *core*. As long as all extremities have the same
-//! core, a further plain knock costs one insertion; otherwise the full algorithm decides. A property test holds the two
-//! against each other.
+//! extremities at any moment. Resolving each time would make the cost of a knock grow with their number. But what happens at
+//! the *door* is of a kind: a plain knock (of somebody without a member event, authorized by the room's create, power levels
+//! and join rules and nothing else), its answer, the join of whoever was invited. Nothing of one user's can unseat anything of
+//! another's, and of one user the last stands. So each state carries a hash of everything in it that is not at the door, its
+//! *core*. As long as all extremities have the same core, what happens at the door costs one insertion; otherwise the full
+//! algorithm decides. A property test holds the two against each other.
 
 mod node;
 #[cfg(test)]
@@ -21,6 +21,7 @@ use std::{
 use ruma::{EventId, OwnedEventId};
 
 pub use self::node::{StateNode, StateRow};
+use self::node::{Link, are_tangled};
 use crate::{
     pdu::{Pdu, checks::PREV_EVENTS_MAX},
     room_version::RoomVersion,
@@ -50,6 +51,18 @@ pub struct Extremity {
 struct HeldExtremity {
     extremity: Extremity,
     core: u128,
+    /// What it did at the door.
+    link: Option<(String, Link)>,
+}
+
+impl HeldExtremity {
+    /// What the state after it has at the door for a user.
+    fn link_at(&self, user: &str) -> Option<&Link> {
+        match &self.link {
+            Some((own, link)) if own == user => Some(link),
+            _ => self.extremity.before.link_at(user),
+        }
+    }
 }
 
 /// How often which path decided the current state.
@@ -148,6 +161,8 @@ pub struct RoomGraph {
     current: Arc<StateNode>,
     extremities: BTreeMap<OwnedEventId, HeldExtremity>,
     cores: BTreeMap<u128, usize>,
+    /// Some user may have links outside one chain; then only the full algorithm knows what stands.
+    is_tangled: bool,
     recent: BTreeMap<OwnedEventId, (Arc<Pdu>, Arc<StateNode>)>,
     recent_order: VecDeque<OwnedEventId>,
     resolved: BTreeMap<BTreeSet<OwnedEventId>, Arc<StateNode>>,
@@ -180,6 +195,7 @@ impl RoomGraph {
             current,
             extremities: BTreeMap::new(),
             cores: BTreeMap::new(),
+            is_tangled: false,
             recent: BTreeMap::new(),
             recent_order: VecDeque::new(),
             resolved: BTreeMap::new(),
@@ -264,7 +280,7 @@ impl RoomGraph {
         if by_arrival.len() > PREV_EVENTS_MAX {
             for auth_event in auth_events {
                 let holds = |extremity: &&Extremity| holds(extremity, auth_event);
-                if !cited.iter().any(|extremity| holds(extremity))
+                if !cited.iter().any(holds)
                     && let Some(holder) = by_arrival.iter().copied().find(|extremity| holds(extremity))
                 {
                     cited.push(holder);
@@ -338,7 +354,7 @@ impl RoomGraph {
             *core != node.core() && *count > leaving
         });
         let core_is_shared = !other_cores_remain && self.current.core() == node.core();
-        if core_is_shared && self.current.can_unite_with(&node, before, event) {
+        if core_is_shared && !self.is_tangled && self.can_unite(&node, before, event) {
             return CurrentAfter::Known(Placement { state: NewCurrent::Union });
         }
         let after = self.extremities_after(event);
@@ -355,6 +371,7 @@ impl RoomGraph {
         let mut rows = Vec::new();
         self.take_unstored(before.version(), &mut rows);
         let old_current = self.current.clone();
+        let is_resolved = matches!(placement.state, NewCurrent::Resolved(_));
         let next = match placement.state {
             NewCurrent::Linear => {
                 self.counts.linear = self.counts.linear.saturating_add(1);
@@ -385,6 +402,7 @@ impl RoomGraph {
         let arrival = self.next_arrival;
         self.next_arrival = self.next_arrival.saturating_add(1);
         self.add_extremity(Extremity { event: event.clone(), before: before.clone(), arrival });
+        self.is_tangled = is_resolved && self.has_tangles();
         self.remember(event, before.clone());
         Appended {
             rows,
@@ -419,7 +437,31 @@ impl RoomGraph {
     /// Adds a forward extremity that storage holds, when the room is loaded.
     pub fn resume_extremity(&mut self, extremity: Extremity) {
         self.remember(extremity.event.clone(), extremity.before.clone());
+        let before = extremity.before.clone();
+        let event_id = extremity.event.event_id().to_owned();
         self.add_extremity(extremity);
+        let made = self.extremities.get(&event_id).and_then(|held| held.link.as_ref());
+        // Of the others nothing is known yet, so any answer that the current state does not share may be a tangle.
+        let may_tangle = self.current.differs_by_answers(&before, made.map(|(user, link)| (user.as_str(), link)));
+        self.is_tangled = self.is_tangled || may_tangle;
+    }
+
+    /// Whether the current state and that after an event resolve to their union.
+    fn can_unite(&self, after: &StateNode, before: &StateNode, event: &Pdu) -> bool {
+        self.current.additions(after, before, event).is_some_and(|additions| {
+            // Of two plain knocks the current state has one. An answer to it must not meet the other.
+            additions.into_iter().filter(|(_, link)| link.is_answer()).all(|(user, link)| {
+                self.extremities
+                    .values()
+                    .all(|held| held.link_at(user).is_none_or(|other| link.is_in_chain_with(other)))
+            })
+        })
+    }
+
+    fn has_tangles(&self) -> bool {
+        let befores = self.extremities.values().map(|held| &held.extremity.before);
+        let made = self.extremities.values().filter_map(|held| held.link.as_ref());
+        are_tangled(befores, made.map(|(user, link)| (user.as_str(), link)))
     }
 
     fn extremities_after(&self, event: &Pdu) -> BTreeSet<OwnedEventId> {
@@ -497,11 +539,13 @@ impl RoomGraph {
     }
 
     fn add_extremity(&mut self, extremity: Extremity) {
-        let core = extremity.before.after(&extremity.event, &self.version, self.seed).core();
+        let after = extremity.before.after(&extremity.event, &self.version, self.seed);
+        let link = after.link_of(&extremity.event).map(|(user, link)| (user.to_owned(), link.clone()));
+        let core = after.core();
         let count = self.cores.entry(core).or_insert(0);
         *count = count.saturating_add(1);
         self.next_arrival = self.next_arrival.max(extremity.arrival.saturating_add(1));
-        self.extremities.insert(extremity.event.event_id().to_owned(), HeldExtremity { extremity, core });
+        self.extremities.insert(extremity.event.event_id().to_owned(), HeldExtremity { extremity, core, link });
     }
 
     fn remove_extremity(&mut self, event_id: &EventId) {

@@ -187,7 +187,8 @@ class Synapse:
         return "http://{}:{}".format(*self._client_address)
 
     def client(self) -> Client:
-        return Client(self)  # type: ignore[arg-type]  # a Client asks its server for `client_url` only
+        # A Client asks its server for `client_url` and nothing else.
+        return Client(self)  # type: ignore[arg-type]
 
     def register(self, localpart: str, displayname: str | None = None) -> Client:
         """A new user, made with the shared secret, and logged in."""

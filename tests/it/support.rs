@@ -10,9 +10,9 @@ mod wait;
 
 pub use self::{
     authority::client_config,
-    http::{Answer, Connection, Http, encoded},
-    peer::{FakePeer, SignedEvent, Template, path_of, send_knock_target},
-    server::{Finished, PASSWORD, SERVER_NAME, TestServer},
+    http::{Answer, Http, encoded},
+    peer::{FakePeer, SignedEvent, Template, now_ms, path_of, send_knock_target},
+    server::{PASSWORD, TestServer, send_signal},
     user::User,
-    wait::{WITHIN, until},
+    wait::until,
 };

@@ -12,6 +12,8 @@ use vestibule_protocol::{
     membership::{KnockRefusal, change::MembershipChange::{Ban, Invite, Join, Kick}},
 };
 
+use vestibule_storage::memory::Failure;
+
 use super::support::DAVE;
 use crate::{
     AskError, CheckDoor,
@@ -36,6 +38,32 @@ async fn agrees_with_storage(world: &World, room: &TestRoom) {
     let knocking = memory.members.iter().filter(|(_, membership)| *membership == MembershipState::Knock);
     assert_eq!(pending, knocking.map(|(user_id, _)| user_id.clone()).collect::<Vec<_>>());
     assert_eq!(memory.pending, pending.len());
+}
+
+/// Long work that leaves no thread free for other long work.
+struct Busy {
+    ends: Vec<mpsc::Sender<()>>,
+    work: Vec<actix_rt::task::JoinHandle<()>>,
+}
+
+impl Busy {
+    async fn new(world: &World) -> Self {
+        let (ends, ended): (Vec<_>, Vec<_>) = (0..CPU_PERMITS).map(|_| mpsc::channel::<()>()).unzip();
+        let occupy = |end: mpsc::Receiver<()>| {
+            let cpu = world.cpu.clone();
+            actix_rt::spawn(async move { cpu.run(move || end.recv().unwrap()).await.unwrap() })
+        };
+        let work = ended.into_iter().map(occupy).collect();
+        settle().await;
+        Self { ends, work }
+    }
+
+    async fn end(self) {
+        self.ends.iter().for_each(|end| end.send(()).unwrap());
+        for work in self.work {
+            work.await.unwrap();
+        }
+    }
 }
 
 #[actix::test]
@@ -173,16 +201,7 @@ async fn event_that_needs_resolution_is_signed_once_while_other_rooms_answer() {
     world.send(&other, message(ALICE, "awake")).await.unwrap();
     many_knocks(&world, &room, 25).await;
 
-    // Long work finds no free thread for now.
-    let (ends, ended): (Vec<_>, Vec<_>) = (0..CPU_PERMITS).map(|_| mpsc::channel::<()>()).unzip();
-    let busy: Vec<_> = ended
-        .into_iter()
-        .map(|end| {
-            let cpu = world.cpu.clone();
-            actix_rt::spawn(async move { cpu.run(move || end.recv()).await })
-        })
-        .collect();
-    settle().await;
+    let busy = Busy::new(&world).await;
     let asked_at = world.clock.now();
     // It cites 20 of 25 extremities, so the state before it and the state after must be found beside the turn.
     let mut topic = Box::pin(world.send(&room, event(ALICE, "m.room.topic", Some(""), json!({ "topic": "t" }))));
@@ -199,14 +218,9 @@ async fn event_that_needs_resolution_is_signed_once_while_other_rooms_answer() {
     assert!(topic.as_mut().now_or_never().is_none());
     assert!(behind.as_mut().now_or_never().is_none());
     assert_eq!(world.rooms.gauges().room(&room.room_id).unwrap().mailbox_depth, 1, "only this room's message waits");
-    for end in ends {
-        end.send(()).unwrap();
-    }
+    busy.end().await;
     let (topic, behind) = tokio::join!(topic, behind);
     let (topic, behind) = (topic.unwrap(), behind.unwrap());
-    for task in busy {
-        assert!(task.await.unwrap().is_ok());
-    }
     let topics: Vec<_> = world
         .timeline(&room)
         .into_iter()
@@ -254,4 +268,29 @@ async fn joined_user_survives_forks_of_knocks() {
     world.send(&room, message(DAVE, "still here")).await.unwrap();
     agrees_with_storage(&world, &room).await;
     until("everything is written", || world.storage.waiting() == 0).await;
+}
+
+#[actix::test]
+async fn turn_that_resumes_on_failed_ground_is_not_acknowledged() {
+    let world = World::new();
+    let room = world.knockable(RoomVersionId::V12).await;
+    many_knocks(&world, &room, 25).await;
+    let busy = Busy::new(&world).await;
+    world.storage.hold();
+    world.storage.fail_only(1, Failure::NotWritten);
+    let mut text = Box::pin(world.send(&room, message(ALICE, "fails")));
+    assert!(text.as_mut().now_or_never().is_none());
+    until("it is enqueued", || world.storage.waiting() == 1).await;
+    let mut topic = Box::pin(world.send(&room, event(ALICE, "m.room.topic", Some(""), json!({ "topic": "t" }))));
+    assert!(topic.as_mut().now_or_never().is_none());
+    settle().await;
+    world.storage.release_all();
+    busy.end().await;
+    let (text, topic) = tokio::join!(text, topic);
+    assert!(matches!(text, Err(AskError::Storage(_))), "{text:?}");
+    assert!(matches!(topic, Err(AskError::Storage(_))), "{topic:?}");
+    assert_eq!(world.timeline(&room).len(), 4 + 25);
+    agrees_with_storage(&world, &room).await;
+    world.send(&room, event(ALICE, "m.room.topic", Some(""), json!({ "topic": "t" }))).await.unwrap();
+    agrees_with_storage(&world, &room).await;
 }

@@ -197,6 +197,26 @@ async fn room_that_does_not_federate_refuses_strangers() {
 }
 
 #[actix::test]
+async fn room_without_anybody_of_ours_is_a_dead_copy() {
+    use vestibule_protocol::membership::{LeaveRefusal, change::MembershipChange::Leave};
+    let world = World::new();
+    let room = world.knockable(RoomVersionId::V11).await;
+    let template = world.template(&room, CAROL).await;
+    world.knock(&room, BOB).await;
+    world.change(&room, ALICE, Leave, ALICE).await.unwrap();
+    let dead = AskError::Refused(KnockRefusal::ServerNotInRoom);
+    for world in [&world, &world.restarted()] {
+        let door = CheckDoor { origin: server("peer.test") };
+        assert_eq!(world.rooms.ask(&room.room_id, door).await.unwrap_err(), dead);
+        assert_eq!(world.prepare(&room, CAROL).await.unwrap_err(), dead);
+        let refusal = refusal_of(world, &room, room.signed_knock(&template, CAROL, "")).await;
+        assert_eq!(refusal, KnockRefusal::ServerNotInRoom);
+        let leave = world.prepare_leave(&room, BOB).await.unwrap_err();
+        assert_eq!(leave, AskError::Refused(LeaveRefusal::ServerNotInRoom));
+    }
+}
+
+#[actix::test]
 async fn repeat_counts_from_receipt_and_the_wall_clock() {
     let world = World::new();
     let room = world.knockable(RoomVersionId::V11).await;

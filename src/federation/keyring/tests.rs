@@ -1064,7 +1064,7 @@ async fn of_several_signatures_all_with_a_known_key_must_verify() {
     for (signatures, expected) in cases {
         let request = request(&peer_name, &signatures, None);
         assert_eq!(
-            bench.keyring.verify_request(&request, network, NOW).await,
+            bench.keyring.verify_request(&request, network.clone(), NOW).await,
             expected
         );
     }
@@ -1108,7 +1108,7 @@ async fn a_hundred_requests_of_one_unknown_origin_make_one_connection() {
     for _ in 0..2 {
         let ids = [&*id];
         let all =
-            join_all((0..100).map(|_| keyring.keys_for_request(&server, &ids, network, NOW))).await;
+            join_all((0..100).map(|_| keyring.keys_for_request(&server, &ids, network.clone(), NOW))).await;
         assert!(all.iter().all(Result::is_err), "{all:?}");
     }
     assert_eq!(peer.connections.load(Ordering::SeqCst), 1);

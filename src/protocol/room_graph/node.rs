@@ -5,14 +5,15 @@
 mod door;
 
 use std::{
-    collections::hash_map::DefaultHasher,
+    collections::{BTreeMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     sync::Arc,
 };
 
 use ruma::events::StateEventType;
 
-use self::door::{Authorizing, Door, Link, Side, authorizes_all};
+pub(super) use self::door::Link;
+use self::door::{Authorizing, Door, Side, authorizes_all, is_tangled};
 use crate::{
     pdu::Pdu,
     room_version::RoomVersion,
@@ -199,30 +200,30 @@ impl StateNode {
         }
     }
 
-    /// Whether this state and that after `event` (with the same core, `before` being the state before it) resolve to their
-    /// union. Constant time when both are of one epoch.
-    pub(super) fn can_unite_with(&self, other: &Self, before: &Self, event: &Pdu) -> bool {
-        if before.epoch == self.epoch {
-            return match link_of(other, event) {
-                Some((user, _)) => self.side().takes(other.side(), user).is_some(),
-                None => true,
-            };
+    /// The links that the union of this state and `other`, that after `event`, takes over; `None` when they do not resolve to
+    /// their union. Both must share a core; `before` is the state before the event. Constant time when all are of one epoch.
+    pub(super) fn additions<'a>(
+        &self,
+        other: &'a Self,
+        before: &Self,
+        event: &'a Pdu,
+    ) -> Option<Vec<(&'a str, &'a Link)>> {
+        if before.epoch != self.epoch {
+            return self.side().joined(other.side());
         }
-        self.side().joined(other.side()).is_some()
+        match other.link_of(event) {
+            Some((user, link)) => {
+                let is_taken = self.side().takes(other.side(), user)?;
+                Some(is_taken.then_some((user, link)).into_iter().collect())
+            }
+            None => Some(Vec::new()),
+        }
     }
 
-    /// The union that [`Self::can_unite_with`] allowed.
-    pub(super) fn united_with(&self, other: &Self, before: &Self, event: &Arc<Pdu>) -> Self {
+    /// The union that [`Self::additions`] allowed.
+    pub(super) fn united_with(&self, other: &Self, before: &Self, event: &Pdu) -> Self {
         let mut union = self.clone();
-        if before.epoch == self.epoch {
-            if let Some((user, link)) = link_of(other, event)
-                && self.side().takes(other.side(), user) == Some(true)
-            {
-                union.take(user, link, other);
-            }
-            return union;
-        }
-        for (user, link) in self.side().joined(other.side()).unwrap_or_default() {
+        for (user, link) in self.additions(other, before, event).unwrap_or_default() {
             union.take(user, link, other);
         }
         union
@@ -240,6 +241,25 @@ impl StateNode {
         Some(union)
     }
 
+    /// The link that an event made in this state after it, if it made one.
+    pub(super) fn link_of<'a>(&'a self, event: &'a Pdu) -> Option<(&'a str, &'a Link)> {
+        let user = event.state_key()?;
+        let link = self.door.get(user).filter(|link| **link.event_id() == *event.event_id())?;
+        Some((user, link))
+    }
+
+    /// Whether this state and the one after an event differ by an answer, one's own or the other's.
+    pub(super) fn differs_by_answers(&self, before: &Self, made: Option<(&str, &Link)>) -> bool {
+        let own = made.and_then(|(user, _)| self.door.get(user));
+        let differing = self.door.differing(&before.door).flat_map(|(_, pair)| pair).flatten();
+        differing.chain(own).chain(made.map(|(_, link)| link)).any(Link::is_answer)
+    }
+
+    /// The link of a user.
+    pub(super) fn link_at(&self, user: &str) -> Option<&Link> {
+        self.door.get(user)
+    }
+
     /// Takes one link over from another state.
     fn take(&mut self, user: &str, link: &Link, other: &Self) {
         if let Some(event) = other.state.get(&StateEventType::RoomMember, user) {
@@ -249,11 +269,27 @@ impl StateNode {
     }
 }
 
-/// The link that an event made in the state after it, if it made one.
-fn link_of<'a>(after: &'a StateNode, event: &'a Pdu) -> Option<(&'a str, &'a Link)> {
-    let user = event.state_key()?;
-    let link = after.door.get(user).filter(|link| **link.event_id() == *event.event_id())?;
-    Some((user, link))
+/// Whether the states after some events leave a user [tangled](is_tangled). Given are the states before them, and the links
+/// that they made.
+pub(super) fn are_tangled<'a>(
+    befores: impl Iterator<Item = &'a Arc<StateNode>>,
+    made: impl Iterator<Item = (&'a str, &'a Link)>,
+) -> bool {
+    let mut distinct: BTreeMap<StateVersion, &StateNode> = BTreeMap::new();
+    for node in befores {
+        distinct.insert(node.version, node);
+    }
+    let Some((_, first)) = distinct.pop_first() else { return false };
+    let mut links: BTreeMap<&str, Vec<&Link>> = BTreeMap::new();
+    for node in distinct.values() {
+        for (user, pair) in first.door.differing(&node.door) {
+            links.entry(user).or_default().extend(pair.into_iter().flatten());
+        }
+    }
+    for (user, link) in made {
+        links.entry(user).or_default().extend(first.door.get(user).into_iter().chain([link]));
+    }
+    links.values().any(|links| is_tangled(links))
 }
 
 /// A keyed hash of one entry, in two halves. The key is drawn at random, so nobody outside can aim at a collision.

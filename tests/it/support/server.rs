@@ -118,7 +118,7 @@ impl TestServer {
         let server = Self {
             home,
             settings: Vec::new(),
-            environment: vec![("RUST_LOG".to_owned(), "info".to_owned())],
+            environment: vec![("RUST_LOG".to_owned(), "info,actix_server=warn,ruma_state_res=warn".to_owned())],
             wrapper: Vec::new(),
             doors: Doors::default(),
             log: Arc::default(),
@@ -266,16 +266,15 @@ impl TestServer {
     #[track_caller]
     pub fn stop(&mut self) -> (Option<i32>, Duration) {
         let begun = Instant::now();
-        self.signal("TERM");
+        send_signal("TERM", self.pid());
         let code = self.ended();
         (code, begun.elapsed())
     }
 
-    /// Sends a signal and does not wait.
-    pub fn signal(&self, name: &str) {
-        let pid = self.running.as_ref().expect("it runs").pid;
-        let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
-        assert!(sent.success());
+    /// The server's process id.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("it runs").pid
     }
 
     /// Waits for the end of the process; its exit code.
@@ -292,11 +291,11 @@ impl TestServer {
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             *self.doors.0.lock().unwrap() = None;
-            if running.pid != running.child.id() {
-                // What watches it ends by itself once it is gone.
-                let _ = Command::new("kill").args(["-KILL", &running.pid.to_string()]).status();
-            } else {
+            if running.pid == running.child.id() {
                 let _ = running.child.kill();
+            } else if Path::new(&format!("/proc/{}", running.pid)).exists() {
+                // What watches it ends by itself once it is gone.
+                send_signal("KILL", running.pid);
             }
             running.child.wait().unwrap();
             running.reader.join().unwrap();
@@ -391,6 +390,13 @@ impl Drop for TestServer {
             assert!(!self.log().contains("a thread panicked"), "{}", self.log());
         }
     }
+}
+
+/// Sends a signal and does not wait.
+#[track_caller]
+pub fn send_signal(name: &str, pid: u32) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    assert!(sent.success(), "kill -{name} {pid}");
 }
 
 /// Runs a command to its end.

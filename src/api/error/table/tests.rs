@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use actix_web::{ResponseError as _, body::to_bytes, http::header};
 use ruma::{RoomVersionId, owned_event_id, room::JoinRuleKind};
+use vestibule_federation::{client::RemoteError, keyring::DocumentError};
 use vestibule_protocol::membership::KnockBucket;
 
 use super::*;
@@ -33,6 +34,7 @@ fn over_rate() -> KnockRefusal {
 #[test]
 fn knocks() {
     check(vec![
+        (KnockRefusal::ServerNotInRoom, 404, "M_NOT_FOUND", "SPEC 2.5"),
         (KnockRefusal::ServerDenied, 403, "M_FORBIDDEN", "SPEC 2.11"),
         (
             KnockRefusal::VersionNotOffered { room_version: RoomVersionId::V10 },
@@ -79,6 +81,7 @@ fn handshakes() {
 #[test]
 fn leaves() {
     check(vec![
+        (LeaveRefusal::ServerNotInRoom, 404, "M_NOT_FOUND", "SPEC 2.5"),
         (LeaveRefusal::ServerDenied, 403, "M_FORBIDDEN", "SPEC 2.11"),
         (LeaveRefusal::NotAMember, 403, "M_FORBIDDEN", "SPEC 2.9"),
         (LeaveRefusal::NotAuthorized { reason: reason() }, 403, "M_FORBIDDEN", "SPEC 2.9"),
@@ -157,6 +160,8 @@ fn requests_of_servers() {
         (VerifyRequestError::NoCanonicalForm, 401, "M_UNAUTHORIZED", "SPEC 4.3"),
         (keys(KeyError::NoUsableKey), 401, "M_UNAUTHORIZED", "SPEC 4.3"),
         (keys(KeyError::RecentlyFailed { retry_after: Duration::ZERO }), 401, "M_UNAUTHORIZED", "SPEC 4.3"),
+        (keys(KeyError::Fetch(RemoteError::DestinationIsUs)), 401, "M_UNAUTHORIZED", "SPEC 4.3"),
+        (keys(KeyError::UnfitDocument(DocumentError::WrongServer)), 401, "M_UNAUTHORIZED", "SPEC 4.3"),
         (keys(KeyError::Busy), 401, "M_UNAUTHORIZED", "SPEC 4.3"),
         (keys(KeyError::GivenUp), 401, "M_UNAUTHORIZED", "SPEC 4.3"),
         (keys(KeyError::OverBudget), 429, "M_LIMIT_EXCEEDED", "SECURITY T16"),

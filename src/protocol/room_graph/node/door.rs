@@ -10,7 +10,11 @@
 //!   fails against it. Knock first: both pass. The invite stands.
 //! - A join fails only if it is judged between knock and invite. So it is a link only if its clock is later than the invite's.
 //!
-//! All this holds as long as the answer is judged by the member event that it cites: [`Door::joined`] looks that up.
+//! All this holds as long as the answer is judged by the member event that it cites ([`Side::joined`] looks that up), and as
+//! long as no state has a link of that user outside the chain. Two plain knocks of one user are no chain: the later one
+//! stands. But once one of them is answered, which stands depends on all states together: such a user is [tangled].
+//!
+//! [tangled]: is_tangled
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use ruma::{
@@ -26,7 +30,7 @@ use crate::{
 
 /// The last link of one user's chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
+pub(in crate::room_graph) struct Link {
     event_id: OwnedEventId,
     /// The earlier links; two at most.
     earlier: Vec<OwnedEventId>,
@@ -37,6 +41,16 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn event_id(&self) -> &OwnedEventId {
         &self.event_id
+    }
+
+    /// Whether this is an answer, or the join that followed one.
+    pub(in crate::room_graph) fn is_answer(&self) -> bool {
+        !self.earlier.is_empty()
+    }
+
+    /// Whether both are links of one chain.
+    pub(in crate::room_graph) fn is_in_chain_with(&self, other: &Self) -> bool {
+        self.event_id == other.event_id || self.follows(other) || other.follows(self)
     }
 
     /// Whether this link comes after the other in one chain.
@@ -78,6 +92,15 @@ impl Door {
         self.links.iter()
     }
 
+    /// The links of users for whom the other door has another link, or none, or this one has none: ours and theirs.
+    pub(super) fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a str, [Option<&'a Link>; 2])> {
+        self.links.diff(&other.links).map(|item| match item {
+            DiffItem::Add(user, link) => (user.as_str(), [None, Some(link)]),
+            DiffItem::Remove(user, link) => (user.as_str(), [Some(link), None]),
+            DiffItem::Update { old: (user, ours), new: (_, theirs) } => (user.as_str(), [Some(ours), Some(theirs)]),
+        })
+    }
+
     /// How many of the last links are plain knocks. Looks at each.
     pub(super) fn plain_knocks(&self) -> usize {
         self.links.values().filter(|link| link.earlier.is_empty()).count()
@@ -96,13 +119,8 @@ impl Side<'_> {
     /// must share a core. Costs what differs.
     pub(super) fn joined<'b>(&self, theirs: Side<'b>) -> Option<Vec<(&'b str, &'b Link)>> {
         let mut taken = Vec::new();
-        for item in self.door.links.diff(&theirs.door.links) {
-            let (user, ours, other) = match item {
-                DiffItem::Add(user, link) => (user, None, Some(link)),
-                DiffItem::Remove(user, link) => (user, Some(link), None),
-                DiffItem::Update { old: (user, ours), new: (_, other) } => (user, Some(ours), Some(other)),
-            };
-            if let (Standing::Theirs, Some(_)) = (self.standing(theirs, ours, other)?, other) {
+        for (user, [ours, other]) in self.door.differing(theirs.door) {
+            if let Standing::Theirs = self.standing(theirs, ours, other)? {
                 let (user, link) = theirs.door.links.get_key_value(user)?;
                 taken.push((user.as_str(), link));
             }
@@ -193,6 +211,14 @@ impl Authorizing {
         cited.sort();
         wanted == cited
     }
+}
+
+/// Whether some of these links of one user are no chain although one of them is an answer.
+pub(super) fn is_tangled(links: &[&Link]) -> bool {
+    links.iter().any(|link| link.is_answer())
+        && links.iter().enumerate().any(|(index, link)| {
+            links.iter().take(index).any(|other| !link.is_in_chain_with(other))
+        })
 }
 
 /// Types that authorize what happens at the door: when one changes, all links stand on other ground.

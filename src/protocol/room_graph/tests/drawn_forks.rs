@@ -18,7 +18,7 @@ use crate::{
 const FORKS_PER_VERSION: u64 = 1_700;
 
 /// Events of one drawn room.
-const EVENTS_PER_ROOM: usize = 60;
+const EVENTS_PER_ROOM: usize = 40;
 
 const MODERATOR: &str = "@moderator:resident.test";
 
@@ -108,7 +108,8 @@ fn attempt(draw: &mut Draw, mood: Mood, room: &RoomFixture) -> EventSpec {
         17 => EventSpec::message(answerer, "next, please"),
         // Another member event of those who answer.
         18 => EventSpec::join(answerer).with("displayname", json!(draw.below(100).to_string())),
-        _ => draw.of(&[true, false]).then(|| EventSpec::kick(ALICE, MODERATOR)).unwrap_or_else(|| EventSpec::join(MODERATOR)),
+        _ if draw.percent(50) => EventSpec::kick(ALICE, MODERATOR),
+        _ => EventSpec::join(MODERATOR),
     }
 }
 
