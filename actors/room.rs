@@ -21,7 +21,7 @@ pub mod prepare_knock;
 pub mod prepare_leave;
 pub mod send_event;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::VecDeque,

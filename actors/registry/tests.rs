@@ -20,7 +20,8 @@ use crate::{
     testing::{Settings, TestRoom, World, message, read, server, settle, until},
 };
 
-const HALF_OF_IDLE: Duration = Duration::from_secs(30);
+/// Actors look at half of their idle timeout whether they are idle; a little more, because timers fire by whole ticks.
+const HALF_OF_IDLE: Duration = Duration::from_secs(31);
 
 async fn rooms_of(world: &World, count: usize) -> Vec<TestRoom> {
     let mut rooms = Vec::new();
@@ -401,4 +402,46 @@ async fn watch_wakes_when_the_commit_is_durable() {
     world.change(&room, ALICE, Invite, "@erin:resident.test").await.unwrap();
     assert!(elsewhere.changed().now_or_never().is_some());
     assert_eq!(world.clock.now(), EPOCH);
+}
+
+#[actix::test]
+async fn message_on_its_way_keeps_its_actor() {
+    let world = World::new();
+    let room = world.knockable(RoomVersionId::V12).await;
+    let super::Found::Live(_, counted_in, incarnation) = world.rooms.find(&room.room_id) else {
+        panic!("the room's actor lives");
+    };
+    assert!(!world.rooms.passivated(&room.room_id, incarnation), "somebody is about to send it a message");
+    assert_eq!(world.totals().actors_live, 1);
+    drop(counted_in);
+    assert!(!world.rooms.passivated(&room.room_id, incarnation + 1), "another life of the room");
+    assert!(world.rooms.passivated(&room.room_id, incarnation));
+    assert_eq!(world.totals().actors_live, 0);
+}
+
+#[actix::test]
+async fn message_whose_look_up_fails_is_not_counted_as_waiting() {
+    let world = World::new();
+    let room = world.knockable(RoomVersionId::V12).await;
+    let knock = room.signed_knock(&world.template(&room, BOB).await, BOB, "");
+    world.storage.fail_reads(1);
+    assert!(matches!(world.admit(&room, knock).await, Err(AskError::Storage(_))));
+    assert_eq!(world.rooms.gauges().room(&room.room_id).unwrap().mailbox_depth, 0);
+    world.knock(&room, BOB).await;
+}
+
+#[actix::test]
+async fn actor_that_wakes_after_a_restart_and_a_sleep_is_no_restart() {
+    tokio::time::pause();
+    let world = World::new();
+    let room = world.knockable(RoomVersionId::V12).await;
+    assert_eq!(world.rooms.ask(&room.room_id, crate::room::tests::support::Panic).await, Err(AskError::Failed));
+    world.rooms.ask(&room.room_id, door()).await.unwrap();
+    world.clock.advance(Duration::from_mins(1));
+    idle_check().await;
+    assert_eq!(world.totals().actors_live, 0);
+    world.rooms.ask(&room.room_id, door()).await.unwrap();
+    let totals = world.totals();
+    assert_eq!((totals.actors_started, totals.actors_restarted), (3, 1));
+    assert_eq!(world.rooms.gauges().room(&room.room_id).unwrap().restarts, 1);
 }

@@ -67,7 +67,7 @@ impl RoomMessage for AdmitKnock {
             Err(Stop::AlreadyHere) => Turn::Answer(AdmittedKnock(room.shown())),
             Err(Stop::Need(need)) => Turn::Need(need),
             Err(Stop::Refused(refusal)) => {
-                room.context.gauges.knock_refused(refusal.name());
+                count_refusal(room, &refusal);
                 let change = audit(room, self.knock.pdu(), &refusal);
                 Turn::Refuse(refusal, Box::new(change))
             }
@@ -128,6 +128,14 @@ impl AdmitKnock {
         let mut change = RoomChange::default();
         room.apply(Placed { event: event.clone(), before, placement }, None, &mut change);
         Ok(change)
+    }
+}
+
+/// Counts a refusal of a knock from elsewhere. Not of rates: over them a knock is held and asks again, and only who gives up
+/// on it knows that it was refused.
+pub(super) fn count_refusal(room: &Room, refusal: &KnockRefusal) {
+    if !matches!(refusal, KnockRefusal::OverRate { .. }) {
+        room.context.gauges.knock_refused(refusal.name());
     }
 }
 

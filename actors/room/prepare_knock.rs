@@ -14,7 +14,7 @@ use vestibule_protocol::{
     pdu::event_builder::EventDraft,
 };
 
-use super::{Lookups, Room, RoomMessage, Turn, draft::DraftStop};
+use super::{Lookups, Room, RoomMessage, Turn, admit_knock::count_refusal, draft::DraftStop};
 use crate::limits::{KnockSource, SourceNetwork};
 
 /// Asks for a template.
@@ -53,7 +53,7 @@ impl RoomMessage for PrepareKnock {
             }
             Err(Stop::Need(need)) => Turn::Need(need),
             Err(Stop::Refused(refusal)) => {
-                room.context.gauges.knock_refused(refusal.name());
+                count_refusal(room, &refusal);
                 Turn::Refuse(refusal, Box::default())
             }
         }

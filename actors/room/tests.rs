@@ -8,5 +8,4 @@ mod memberships;
 mod pipeline;
 mod refusals;
 mod sending;
-mod support;
-
+pub(crate) mod support;

@@ -29,11 +29,7 @@ pub use self::{event_spec::EventSpec, room_draft::RoomDraft};
 use crate::{
     auth::{NotAuthorized, authorize_by_shape, authorize_by_state, selection},
     clock::UnixMillis,
-    pdu::{
-        Pdu, Standing,
-        checks::event_id_of,
-        event_builder::{EventDraft, GraphPlace},
-    },
+    pdu::{Pdu, Standing, checks::event_id_of, event_builder::GraphPlace},
     room_graph::{Appended, CurrentAfter, Extremity, RoomGraph, StateBefore, StateNode, StateRow},
     room_version::RoomVersion,
     signing::{Identity, SigningKey},

@@ -20,8 +20,8 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-pub use self::node::{StateNode, StateRow};
 use self::node::{Link, are_tangled};
+pub use self::node::{StateNode, StateRow};
 use crate::{
     pdu::{Pdu, checks::PREV_EVENTS_MAX},
     room_version::RoomVersion,
@@ -466,12 +466,7 @@ impl RoomGraph {
 
     fn extremities_after(&self, event: &Pdu) -> BTreeSet<OwnedEventId> {
         let cited: BTreeSet<&OwnedEventId> = event.prev_events().iter().collect();
-        self.extremities
-            .keys()
-            .filter(|id| !cited.contains(id))
-            .cloned()
-            .chain([event.event_id().to_owned()])
-            .collect()
+        self.extremities.keys().filter(|id| !cited.contains(id)).cloned().chain([event.event_id().to_owned()]).collect()
     }
 
     /// The nodes after events that are in memory, each with the node before.
@@ -483,7 +478,12 @@ impl RoomGraph {
             .collect()
     }
 
-    fn supply_node(&mut self, after: BTreeSet<OwnedEventId>, parent: Arc<StateNode>, node: StateNode) -> Arc<StateNode> {
+    fn supply_node(
+        &mut self,
+        after: BTreeSet<OwnedEventId>,
+        parent: Arc<StateNode>,
+        node: StateNode,
+    ) -> Arc<StateNode> {
         let changes = parent.state().changes_to(node.state());
         let named = if changes.is_empty() {
             parent

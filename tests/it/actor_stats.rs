@@ -287,7 +287,8 @@ fn metrics_agree(scene: &Scene) {
 
 fn decisions_are_told(scene: &Scene, anna: &User) {
     let rows = scene.decisions();
-    let keys: BTreeSet<&str> = rows.iter().flat_map(|row| row.as_object().unwrap().keys().map(String::as_str)).collect();
+    let keys: BTreeSet<&str> =
+        rows.iter().flat_map(|row| row.as_object().unwrap().keys().map(String::as_str)).collect();
     let expected = ["action", "at_ms", "by", "event_id", "origin", "reason", "room_id", "user_id"];
     assert_eq!(keys, BTreeSet::from(expected));
     let times: Vec<u64> = rows.iter().map(|row| row["at_ms"].as_u64().unwrap()).collect();
@@ -308,11 +309,16 @@ fn decisions_are_told(scene: &Scene, anna: &User) {
     assert_eq!(of("banned", &peer("dan"))["by"], json!(scene.owner.user_id));
     assert_eq!(of("accepted", &anna.user_id)["by"], json!(scene.owner.user_id));
     assert_eq!(of("accepted", &anna.user_id)["origin"], "vestibule.test");
-    for (user_id, reason) in
-        [(anna.user_id.as_str(), "already_joined"), (&peer("eve"), "join_rule_forbids"), (&peer("eve"), "not_authorized")]
-    {
+    for (user_id, reason) in [
+        (anna.user_id.as_str(), "already_joined"),
+        (&peer("eve"), "join_rule_forbids"),
+        (&peer("eve"), "not_authorized"),
+    ] {
         let is_told = rows.iter().any(|row| {
-            row["action"] == "refused" && row["user_id"] == user_id && row["reason"] == reason && row["event_id"].is_string()
+            row["action"] == "refused"
+                && row["user_id"] == user_id
+                && row["reason"] == reason
+                && row["event_id"].is_string()
         });
         assert!(is_told, "{reason} of {user_id} in {rows:?}");
     }
@@ -371,8 +377,14 @@ fn the_answer_has_the_shape_of_the_contract() {
     assert_eq!(
         keys(&stats["totals"]),
         [
-            "actors_live", "actors_passivated", "actors_restarted", "actors_started", "knocks", "rooms_quarantined",
-            "rooms_stored", "state_decided_by",
+            "actors_live",
+            "actors_passivated",
+            "actors_restarted",
+            "actors_started",
+            "knocks",
+            "rooms_quarantined",
+            "rooms_stored",
+            "state_decided_by",
         ]
     );
     let totals = &stats["totals"];
@@ -380,7 +392,10 @@ fn the_answer_has_the_shape_of_the_contract() {
     assert_eq!((&totals["actors_live"], &totals["actors_started"]), (&json!(2), &json!(2)));
     assert_eq!((&totals["actors_passivated"], &totals["actors_restarted"]), (&json!(0), &json!(0)));
     assert_eq!(totals["rooms_quarantined"], json!({}));
-    assert_eq!(keys(&totals["knocks"]), ["accepted", "admitted", "denied", "pending", "prepared", "refused", "retracted"]);
+    assert_eq!(
+        keys(&totals["knocks"]),
+        ["accepted", "admitted", "denied", "pending", "prepared", "refused", "retracted"]
+    );
 
     let actors = stats["actors"].as_array().unwrap();
     assert_eq!(actors.len(), 2);
@@ -388,8 +403,19 @@ fn the_answer_has_the_shape_of_the_contract() {
     assert_eq!(
         keys(actor),
         [
-            "forward_extremities", "handling_p50_us", "handling_p99_us", "join_rule", "last_active_ms", "mailbox", "members",
-            "messages", "pending_knocks", "restarts", "room_id", "room_version", "started_ms",
+            "forward_extremities",
+            "handling_p50_us",
+            "handling_p99_us",
+            "join_rule",
+            "last_active_ms",
+            "mailbox",
+            "members",
+            "messages",
+            "pending_knocks",
+            "restarts",
+            "room_id",
+            "room_version",
+            "started_ms",
         ]
     );
     assert_eq!(actor["room_version"], "11");
@@ -432,10 +458,9 @@ fn pending_knocks_come_in_pages() {
         sent.insert(user_id, knock.event_id);
     }
     scene.peer.knock(&scene.server, &other_room, &scene.peer.user("fay"), "elsewhere");
-    for (path, expected) in [
-        (format!("{ADMIN}/rooms/{}/knocks", encoded(&scene.room_id)), 5),
-        (format!("{ADMIN}/knocks"), 6),
-    ] {
+    for (path, expected) in
+        [(format!("{ADMIN}/rooms/{}/knocks", encoded(&scene.room_id)), 5), (format!("{ADMIN}/knocks"), 6)]
+    {
         let mut rows = Vec::new();
         let mut from = String::new();
         loop {

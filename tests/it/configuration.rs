@@ -61,7 +61,13 @@ fn the_shipped_configuration_starts() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml");
     fs::copy(shipped, server.home().join("config.toml")).unwrap();
     let mut server = server;
-    for key in ["server_name", "registration.open", "rate_limit.enabled", "federation.allowed_ip_ranges", "federation.trusted_ca_files"] {
+    for key in [
+        "server_name",
+        "registration.open",
+        "rate_limit.enabled",
+        "federation.allowed_ip_ranges",
+        "federation.trusted_ca_files",
+    ] {
         server.change(key, None);
     }
     let mut server = server.start();

@@ -128,10 +128,8 @@ fn fresh_knocks(
 
 fn stage() -> (TestServer, Vec<FakePeer>, User, String) {
     let peers = vec![FakePeer::new("one.test"), FakePeer::new("two.test")];
-    let server = TestServer::new()
-        .knowing(&[&peers[0], &peers[1]])
-        .set("knock.max_pending_per_origin_in_room", "1000")
-        .start();
+    let server =
+        TestServer::new().knowing(&[&peers[0], &peers[1]]).set("knock.max_pending_per_origin_in_room", "1000").start();
     let owner = server.register("owner");
     let room_id = owner.knockable_room("11");
     (server, peers, owner, room_id)

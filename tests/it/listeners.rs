@@ -10,8 +10,7 @@ const CLIENT_ONLY: [&str; 5] = [
     "/_matrix/client/v3/profile/@a:vestibule.test",
     "/_matrix/client/v3/account_data",
 ];
-const LOGIN: [&str; 3] =
-    ["/_matrix/client/versions", "/_matrix/client/v3/login", "/_matrix/client/v3/account/whoami"];
+const LOGIN: [&str; 3] = ["/_matrix/client/versions", "/_matrix/client/v3/login", "/_matrix/client/v3/account/whoami"];
 const FEDERATION: [&str; 4] = [
     "/_matrix/federation/v1/version",
     "/_matrix/key/v2/server",
@@ -99,8 +98,7 @@ fn each_path_is_there_on_its_listeners_and_unknown_elsewhere() {
 
 #[test]
 fn a_listener_may_serve_everything() {
-    let server =
-        TestServer::new().set("listener.0.serves", "[\"client\", \"federation\", \"admin\"]").start();
+    let server = TestServer::new().set("listener.0.serves", "[\"client\", \"federation\", \"admin\"]").start();
     for path in LOGIN.iter().chain(&FEDERATION).chain(&ADMIN).chain(&CLIENT_ONLY[..4]) {
         is_there(&server.client(), path);
     }

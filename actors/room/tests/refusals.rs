@@ -298,7 +298,7 @@ async fn third_meets(rates: KnockRates, bucket: KnockBucket, users: [&str; 3], u
         assert_eq!(refusal_of(&world, &room, room.signed_knock(&template, users[2], "x")).await, over);
     }
     assert_eq!(world.decisions().len(), decisions, "a flood must not write as much as it sends");
-    assert_eq!(world.totals().knocks.refused.get("over_rate"), Some(&10));
+    assert_eq!(world.totals().knocks.refused.get("over_rate"), None, "counted by who gives up on a held knock");
     if !untouched.is_empty() {
         world.knock(&room, untouched).await;
     }

@@ -54,6 +54,15 @@ pub(super) fn refuse_at_door(app: &App, refusal: DoorRefusal) -> MatrixError {
     refusal.into()
 }
 
+/// The answer to a knock that the room refused for good, held or not. The room counts all but rates, over which it may be
+/// asked again.
+pub(super) fn refuse_by_room(app: &App, error: AskError<KnockRefusal>) -> MatrixError {
+    if let AskError::Refused(refusal @ KnockRefusal::OverRate { .. }) = &error {
+        app.rooms.gauges().knock_refused(refusal.name());
+    }
+    error.into()
+}
+
 /// Asks the room whether the server may knock at all; a denial is counted. Held while the room's mailbox is full.
 pub(super) async fn check_door_for_knock(
     app: &App,

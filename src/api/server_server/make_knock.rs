@@ -13,7 +13,7 @@ use serde_json::json;
 use vestibule_actors::PrepareKnock;
 
 use super::{
-    handshake::{DoorRefusal, check_door_for_knock, knock_pause, refuse_at_door},
+    handshake::{DoorRefusal, check_door_for_knock, knock_pause, refuse_at_door, refuse_by_room},
     raw_query,
 };
 use crate::{
@@ -51,6 +51,7 @@ async fn make_knock(signed: Signed, request: HttpRequest, app: Data<App>) -> Res
         };
         app.rooms.ask(&room_id, message)
     };
-    let template = app.limits.hold_until(&*app.clock, attempt, knock_pause).await?;
+    let template = app.limits.hold_until(&*app.clock, attempt, knock_pause).await;
+    let template = template.map_err(|error| refuse_by_room(&app, error))?;
     Ok(HttpResponse::Ok().json(json!({ "room_version": template.room_version, "event": template.event })))
 }

@@ -20,7 +20,7 @@ use vestibule_protocol::membership::{
     knock::check_version,
 };
 
-use super::handshake::{check_door_for_knock, keys_of_event, knock_pause, refuse_body};
+use super::handshake::{check_door_for_knock, keys_of_event, knock_pause, refuse_body, refuse_by_room};
 use crate::{
     error::MatrixError,
     extract::{PathArguments, Signed},
@@ -76,7 +76,7 @@ async fn send_knock(signed: Signed, request: HttpRequest, app: Data<App>) -> Res
     };
     let admitted = app.limits.hold_until(&*app.clock, attempt, NotAdmitted::pause).await.map_err(|not| match not {
         NotAdmitted::Body(refusal) => refuse_body(&app, refusal),
-        NotAdmitted::Room(error) => error.into(),
+        NotAdmitted::Room(error) => refuse_by_room(&app, error),
     })?;
     let answer = Answer { knock_room_state: &admitted.knock_room_state, knock_state_events: &admitted.stripped };
     Ok(HttpResponse::Ok().json(answer))

@@ -136,7 +136,11 @@ fn knocks_are_admitted_in_the_cells_of_the_specification_and_no_other() {
                 let (mut room, state) = room_with(&version_id, rule, prior.as_ref());
                 let knock = room.make_upon(EventSpec::knock(BOB), &state);
                 let verdict = authorize_knock(room.version(), &knock, &state);
-                assert_eq!(letter(&verdict), expected, "version {version_id}, rule {rule:?}, prior {prior:?}: {verdict:?}");
+                assert_eq!(
+                    letter(&verdict),
+                    expected,
+                    "version {version_id}, rule {rule:?}, prior {prior:?}: {verdict:?}"
+                );
                 if let Err(KnockRefusal::JoinRuleForbids { rule: named }) = verdict {
                     assert_eq!(named, rule_of(rule), "version {version_id}, rule {rule:?}");
                 }
@@ -148,7 +152,9 @@ fn knocks_are_admitted_in_the_cells_of_the_specification_and_no_other() {
 #[test]
 fn a_join_rule_that_cannot_be_read_lets_nobody_knock() {
     for version_id in WITH_KNOCKS {
-        for content in [json!({}), json!({ "join_rule": 7 }), json!({ "join_rule": null }), json!({ "join_rule": ["knock"] })] {
+        for content in
+            [json!({}), json!({ "join_rule": 7 }), json!({ "join_rule": null }), json!({ "join_rule": ["knock"] })]
+        {
             let (mut room, mut state) = room_with(&version_id, "", None);
             let rules = room.make_upon(EventSpec::state(ALICE, "m.room.join_rules", content.clone()), &state);
             state.insert(rules);
@@ -267,7 +273,11 @@ fn nobody_denies_or_bans_a_knocker_of_his_own_level() {
             for membership in [MembershipState::Leave, MembershipState::Ban] {
                 let event = room.make(EventSpec::member(CAROL, BOB, &membership));
                 let verdict = authorize_by_state(room.version(), &event, room.state());
-                assert_eq!(verdict.is_ok(), expected, "version {version_id}, {knocker_level}, {membership}: {verdict:?}");
+                assert_eq!(
+                    verdict.is_ok(),
+                    expected,
+                    "version {version_id}, {knocker_level}, {membership}: {verdict:?}"
+                );
             }
         }
     }
@@ -317,7 +327,10 @@ fn creators_of_version_12_stand_above_all_levels() {
     for (sender, target) in [(CAROL, ALICE), (CAROL, second), (second, ALICE), (ALICE, second)] {
         for membership in [MembershipState::Leave, MembershipState::Ban] {
             let event = room.make(EventSpec::member(sender, target, &membership));
-            assert!(authorize_by_state(room.version(), &event, room.state()).is_err(), "{sender} {membership} {target}");
+            assert!(
+                authorize_by_state(room.version(), &event, room.state()).is_err(),
+                "{sender} {membership} {target}"
+            );
         }
     }
     // But they turn out whoever has the greatest level.
@@ -471,7 +484,13 @@ const WRONG_AUTH: [WrongAuth; 9] = [
     ),
     (
         "an unknown event",
-        |room| room.right.iter().cloned().chain(["$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".try_into().unwrap()]).collect(),
+        |room| {
+            room.right
+                .iter()
+                .cloned()
+                .chain(["$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".try_into().unwrap()])
+                .collect()
+        },
         |_| true,
     ),
     (
@@ -526,8 +545,7 @@ fn a_knock_without_the_create_event_is_refused_before_version_12() {
         let create = crooked.id_of("m.room.create", "");
         let auth_events: Vec<OwnedEventId> = crooked.right.iter().filter(|id| **id != create).cloned().collect();
         let knock = crooked.room.make(EventSpec::knock(BOB).authorized_by(&auth_events));
-        let verdict =
-            authorize_by_shape(crooked.room.version(), &knock, |id| crooked.room.events().get(id).cloned());
+        let verdict = authorize_by_shape(crooked.room.version(), &knock, |id| crooked.room.events().get(id).cloned());
         assert_eq!(verdict.is_ok(), version_id == RoomVersionId::V12, "version {version_id}: {verdict:?}");
     }
 }
@@ -577,10 +595,11 @@ fn a_second_create_event_is_refused() {
 fn selected_auth_events_of_a_knock_are_those_of_the_specification() {
     for version_id in WITH_KNOCKS {
         let mut room = RoomFixture::knockable(version_id.clone()).join(CAROL).invite(BOB).leave(BOB).build();
-        let mut expected: Vec<OwnedEventId> = [("m.room.power_levels", ""), ("m.room.join_rules", ""), ("m.room.member", BOB)]
-            .iter()
-            .map(|(kind, key)| room.state().get(&(*kind).into(), key).unwrap().event_id().to_owned())
-            .collect();
+        let mut expected: Vec<OwnedEventId> =
+            [("m.room.power_levels", ""), ("m.room.join_rules", ""), ("m.room.member", BOB)]
+                .iter()
+                .map(|(kind, key)| room.state().get(&(*kind).into(), key).unwrap().event_id().to_owned())
+                .collect();
         if !version(&version_id).room_id_is_create_hash() {
             expected.push(room.state().create().unwrap().event_id().to_owned());
         }

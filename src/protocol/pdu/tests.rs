@@ -213,9 +213,7 @@ fn fields_are_limited_to_255_bytes() {
         let object = knock_like(&version_id);
         for filler in ["x", "ü", "☃", "🚪"] {
             for (bytes, expected) in [(254, "ok"), (255, "ok"), (256, "bad format")] {
-                let text = |bytes: usize| {
-                    filler.repeat(bytes / filler.len()) + &"x".repeat(bytes % filler.len())
-                };
+                let text = |bytes: usize| filler.repeat(bytes / filler.len()) + &"x".repeat(bytes % filler.len());
                 let fields = [
                     ("sender", id("@", filler, bytes)),
                     ("room_id", id("!", filler, bytes)),
@@ -225,7 +223,11 @@ fn fields_are_limited_to_255_bytes() {
                 for (field, value) in fields {
                     assert_eq!(value.len(), bytes);
                     let object = with(object.clone(), field, Some(json!(value)));
-                    assert_eq!(verdict(object, &version_id), expected, "version {version_id}, {field}, {bytes} of {filler}");
+                    assert_eq!(
+                        verdict(object, &version_id),
+                        expected,
+                        "version {version_id}, {field}, {bytes} of {filler}"
+                    );
                 }
             }
         }
@@ -266,8 +268,8 @@ fn the_specs_example_events_have_its_hashes_and_signatures() {
     // Key and values are those of the appendices' test vectors for signed events; the version's form of auth_events and
     // prev_events is empty there, so they are valid in later versions too. The id is not hashed or signed.
     let seed = [
-        0x60, 0x90, 0xc1, 0x03, 0xd5, 0xe7, 0xaf, 0x6b, 0x15, 0xa9, 0x70, 0xfd, 0x56, 0x3e, 0xd7, 0x55, 0x49, 0xe6, 0x15,
-        0x97, 0x19, 0xae, 0x5c, 0x3c, 0x31, 0xde, 0xe4, 0x31, 0x6f, 0xb7, 0x5c, 0x0d,
+        0x60, 0x90, 0xc1, 0x03, 0xd5, 0xe7, 0xaf, 0x6b, 0x15, 0xa9, 0x70, 0xfd, 0x56, 0x3e, 0xd7, 0x55, 0x49, 0xe6,
+        0x15, 0x97, 0x19, 0xae, 0x5c, 0x3c, 0x31, 0xde, 0xe4, 0x31, 0x6f, 0xb7, 0x5c, 0x0d,
     ];
     let key = crate::signing::SigningKey::from_seed("1", &seed).unwrap();
     let identity = crate::signing::Identity::new(server("domain").to_owned(), key);
@@ -387,7 +389,8 @@ fn redaction_keeps_the_keys_of_the_specifications_table() {
     const UP_TO_10: [&str; 3] = ["prev_state", "origin", "membership"];
     for version_id in KNOWN {
         for (kind, content, left) in redactions() {
-            let mut object = canonical(json!({ "type": kind, "content": content, "redacts": "$x", "unsigned": {}, "x": 1 }));
+            let mut object =
+                canonical(json!({ "type": kind, "content": content, "redacts": "$x", "unsigned": {}, "x": 1 }));
             for field in ALWAYS.iter().chain(&UP_TO_10).filter(|field| !["type", "content"].contains(field)) {
                 object.insert((*field).to_owned(), CanonicalJsonValue::String("kept".to_owned()));
             }
@@ -423,7 +426,10 @@ fn a_content_that_has_not_the_signed_hash_is_redacted() {
         assert!(verified.content_was_redacted(), "version {version_id}");
         assert_eq!(verified.pdu().content().get(), r#"{"membership":"join"}"#, "version {version_id}");
         assert_eq!(verified.pdu().event_id(), whole.pdu().event_id(), "version {version_id}");
-        assert_eq!(event_id_of(&verified.pdu().to_object().unwrap(), &version(&version_id)).unwrap(), whole.pdu().event_id());
+        assert_eq!(
+            event_id_of(&verified.pdu().to_object().unwrap(), &version(&version_id)).unwrap(),
+            whole.pdu().event_id()
+        );
     }
 }
 
@@ -461,10 +467,22 @@ fn the_server_of_the_sender_must_have_signed() {
         ("no text", json!({ "peer.test": { "ed25519:fixture": 7 } }), false),
         ("no object", json!({ "peer.test": "x" }), false),
         ("under an unknown key only", json!({ "peer.test": { "ed25519:other": own } }), false),
-        ("and one under an unknown key", json!({ "peer.test": { "ed25519:fixture": own, "ed25519:other": "AAAA" } }), true),
+        (
+            "and one under an unknown key",
+            json!({ "peer.test": { "ed25519:fixture": own, "ed25519:other": "AAAA" } }),
+            true,
+        ),
         ("and one of an unknown algorithm", json!({ "peer.test": { "ed25519:fixture": own, "x:y": "AAAA" } }), true),
-        ("and a third server's wrong one", json!({ "peer.test": { "ed25519:fixture": own }, "third.test": { "ed25519:fixture": own } }), true),
-        ("and a stranger's", json!({ "peer.test": { "ed25519:fixture": own }, "unknown.test": { "ed25519:1": "AAAA" } }), true),
+        (
+            "and a third server's wrong one",
+            json!({ "peer.test": { "ed25519:fixture": own }, "third.test": { "ed25519:fixture": own } }),
+            true,
+        ),
+        (
+            "and a stranger's",
+            json!({ "peer.test": { "ed25519:fixture": own }, "unknown.test": { "ed25519:1": "AAAA" } }),
+            true,
+        ),
     ];
     for (what, signatures, expected) in table {
         let object = with(right.clone(), "signatures", Some(signatures));
@@ -495,18 +513,23 @@ fn required_signatures_name_the_servers_and_the_keys_present() {
     let spec = EventSpec::join(BOB).with("join_authorised_via_users_server", json!(ALICE));
     let plain = room.make(spec.clone());
     let required = shape(plain.to_object().unwrap(), &version_id).unwrap().required_signatures().unwrap();
-    let names = |required: &BTreeMap<ruma::OwnedServerName, std::collections::BTreeSet<String>>| -> Vec<(String, Vec<String>)> {
-        required.iter().map(|(name, keys)| (name.to_string(), keys.iter().cloned().collect())).collect()
-    };
+    let names =
+        |required: &BTreeMap<ruma::OwnedServerName, std::collections::BTreeSet<String>>| -> Vec<(String, Vec<String>)> {
+            required.iter().map(|(name, keys)| (name.to_string(), keys.iter().cloned().collect())).collect()
+        };
     let key = vec!["ed25519:fixture".to_owned()];
     assert_eq!(names(&required), [("peer.test".to_owned(), key.clone()), ("resident.test".to_owned(), vec![])]);
     let cosigned = room.make(spec.cosigned_by("resident.test")).to_object().unwrap();
     let required = shape(cosigned, &version_id).unwrap().required_signatures().unwrap();
     assert_eq!(names(&required), [("peer.test".to_owned(), key.clone()), ("resident.test".to_owned(), key.clone())]);
     // A policy server's signature is judged elsewhere.
-    let knock = with(knock(&version_id), "signatures", Some(json!({
-        "peer.test": { "ed25519:fixture": "AAAA", "ed25519:policy_server": "AAAA" }
-    })));
+    let knock = with(
+        knock(&version_id),
+        "signatures",
+        Some(json!({
+            "peer.test": { "ed25519:fixture": "AAAA", "ed25519:policy_server": "AAAA" }
+        })),
+    );
     let required = shape(knock, &version_id).unwrap().required_signatures().unwrap();
     assert_eq!(names(&required), [("peer.test".to_owned(), key)]);
 }
@@ -515,7 +538,8 @@ fn required_signatures_name_the_servers_and_the_keys_present() {
 fn an_event_survives_its_canonical_text() {
     for version_id in KNOWN {
         let mut room = RoomFixture::with_join_rule(version_id.clone(), Some("public")).build();
-        let spec = EventSpec::message(ALICE, "\u{0}\u{1f}\"\\/ü☃🚪\u{7f}\n").with("z", json!({ "b": [1, null, true], "a": -5 }));
+        let spec = EventSpec::message(ALICE, "\u{0}\u{1f}\"\\/ü☃🚪\u{7f}\n")
+            .with("z", json!({ "b": [1, null, true], "a": -5 }));
         let event = room.make(spec);
         let object = event.to_object().unwrap();
         assert_eq!(serde_json::to_string(&object).unwrap(), event.json(), "version {version_id}");
@@ -578,7 +602,8 @@ fn redactions_name_their_target_where_the_version_wants_it() {
         // In the other place it means nothing.
         let mut moved = object;
         if is_late {
-            let content = moved.insert("content".to_owned(), CanonicalJsonValue::Object(CanonicalJsonObject::new())).unwrap();
+            let content =
+                moved.insert("content".to_owned(), CanonicalJsonValue::Object(CanonicalJsonObject::new())).unwrap();
             let redacts = content.as_object().unwrap()["redacts"].clone();
             moved.insert("redacts".to_owned(), redacts);
         } else {
@@ -604,7 +629,11 @@ fn events_that_would_be_too_large_are_not_built() {
     let room = RoomFixture::with_join_rule(RoomVersionId::V11, None).build();
     let identity = identity(server("resident.test"));
     let build = |body: usize| {
-        draft("m.room.message", None, json!({ "body": "x".repeat(body) })).build(&place(&room), room.version(), &identity)
+        draft("m.room.message", None, json!({ "body": "x".repeat(body) })).build(
+            &place(&room),
+            room.version(),
+            &identity,
+        )
     };
     let bare = build(0).unwrap().json().len();
     for bytes in [65_534, 65_535, 65_536] {

@@ -51,14 +51,17 @@ pub struct StateRow {
 
 impl StateRow {
     /// The difference to a parent, or a full copy when the differences since the last one outnumber the entries.
-    pub(super) fn between(parent: &StateNode, version: StateVersion, changes: &[StateChange], state: &StateMap) -> Self {
+    pub(super) fn between(
+        parent: &StateNode,
+        version: StateVersion,
+        changes: &[StateChange],
+        state: &StateMap,
+    ) -> Self {
         let delta_entries = parent.delta_entries.saturating_add(length(changes.len()));
         let is_first = parent.state.is_empty();
         if is_first || delta_entries > length(state.len()).max(DELTA_ENTRIES_MIN) {
-            let changes = state
-                .iter()
-                .map(|(key, event)| StateChange { key: key.clone(), event: Some(event.clone()) })
-                .collect();
+            let changes =
+                state.iter().map(|(key, event)| StateChange { key: key.clone(), event: Some(event.clone()) }).collect();
             return Self { version, parent: None, changes, delta_entries: 0 };
         }
         Self { version, parent: Some(parent.version), changes: changes.to_vec(), delta_entries }

@@ -74,6 +74,82 @@ fn knocks_from_one_template_are_united_without_the_full_algorithm() {
     }
 }
 
+/// A knockable room in which Carol may answer.
+fn answered(version_id: &RoomVersionId) -> RoomFixture {
+    RoomFixture::knockable(version_id.clone()).power(CAROL, 50).join(CAROL).build()
+}
+
+#[test]
+fn answers_and_those_who_come_in_leave_the_short_path_open() {
+    for version_id in WITH_KNOCKS {
+        let mut room = answered(&version_id);
+        let template = room.cite();
+        for number in 0..10 {
+            room.append(EventSpec::knock(&knocker(number)).citing(&template));
+        }
+        let before = room.graph().path_counts();
+        // Each answer cites its knock only, so the other knocks stay beside it.
+        let mut answer = |spec: EventSpec, number: usize| {
+            let knock = room.state().member(&user(&knocker(number))).unwrap().clone();
+            room.append(spec.citing(&[id(&knock)]))
+        };
+        let invite = answer(EventSpec::invite(CAROL, &knocker(0)), 0);
+        answer(EventSpec::kick(ALICE, &knocker(1)), 1);
+        answer(EventSpec::ban(CAROL, &knocker(2)), 2);
+        let join = room.append(EventSpec::join(&knocker(0)).citing(&[id(&invite)]));
+        room.append(EventSpec::knock(BOB).citing(&template));
+        assert_eq!(since(&room, before), (0, 5, 0), "version {version_id}");
+        assert_eq!(room.state().member(&user(&knocker(0))), Some(&join));
+        assert_eq!(room.membership(&knocker(1)), MembershipState::Leave);
+        assert_eq!(room.membership(&knocker(2)), MembershipState::Ban);
+        assert_eq!(room.state().users_with(&MembershipState::Knock).len(), 8);
+        assert_eq!(room.graph().current().plain_knocks(), 8);
+    }
+}
+
+#[test]
+fn a_join_whose_clock_runs_before_its_invite_is_left_to_the_full_algorithm() {
+    for version_id in WITH_KNOCKS {
+        let mut room = answered(&version_id);
+        let template = room.cite();
+        room.append(EventSpec::knock(EVE).citing(&template));
+        let knock = room.append(EventSpec::knock(BOB).citing(&template));
+        let late = room.now().plus(Duration::from_secs(3_600));
+        let invite = room.append(EventSpec::invite(CAROL, BOB).citing(&[id(&knock)]).at(late));
+        let before = room.graph().path_counts();
+        room.append(EventSpec::join(BOB).citing(&[id(&invite)]));
+        assert_eq!(since(&room, before), (0, 0, 1), "version {version_id}");
+        // Knock, join, invite by their clocks: the join finds no invite, and the invite comes after it.
+        room.append(EventSpec::message(ALICE, "hello").citing(&template));
+        assert_eq!(room.state().member(&user(BOB)), Some(&invite), "version {version_id}");
+    }
+}
+
+#[test]
+fn an_answer_to_one_of_two_knocks_is_left_to_the_full_algorithm() {
+    for version_id in WITH_KNOCKS {
+        let mut room = answered(&version_id);
+        let template = room.cite();
+        let early = room.append(EventSpec::knock(BOB).citing(&template));
+        let later = room.append(EventSpec::knock(BOB).citing(&template));
+        assert_eq!(room.state().member(&user(BOB)), Some(&later));
+        let before = room.graph().path_counts();
+        // The denial is judged before the knock that it does not answer, which then is a repeated one.
+        room.append(EventSpec::kick(CAROL, BOB).citing(&[id(&later)]));
+        assert_eq!(room.state().member(&user(BOB)), Some(&early), "version {version_id}");
+        // As long as that lasts, the full algorithm decides about others too.
+        room.append(EventSpec::knock(EVE).citing(&template));
+        assert_eq!(since(&room, before), (0, 0, 2), "version {version_id}");
+        room.append(EventSpec::message(ALICE, "one at a time, please"));
+        assert_eq!(room.state().member(&user(BOB)), Some(&early), "version {version_id}");
+        let merged = room.cite();
+        let before = room.graph().path_counts();
+        room.append(EventSpec::knock(&knocker(1)).citing(&merged));
+        room.append(EventSpec::knock(&knocker(2)).citing(&merged));
+        assert_eq!(since(&room, before).2, 0, "version {version_id}");
+    }
+}
+
 #[test]
 fn two_knocks_of_one_user_in_two_forks_leave_the_later_one() {
     for version_id in WITH_KNOCKS {
@@ -135,7 +211,11 @@ fn a_closed_door_drops_the_knocks_that_it_races() {
         room.append(EventSpec::knock(CAROL).citing(&template));
         assert_eq!(room.state().users_with(&MembershipState::Knock).len(), 2);
         room.append(EventSpec::join_rule(ALICE, "invite").citing(&template));
-        assert_eq!(room.state().users_with(&MembershipState::Knock), Vec::<ruma::OwnedUserId>::new(), "version {version_id}");
+        assert_eq!(
+            room.state().users_with(&MembershipState::Knock),
+            Vec::<ruma::OwnedUserId>::new(),
+            "version {version_id}"
+        );
         let late = room.make(EventSpec::knock(EVE).citing(&template));
         assert!(matches!(room.admit(late), Err(NotAdmitted::ByCurrentState(_))), "version {version_id}");
         // Closed after them, it leaves them where they are.
@@ -199,7 +279,9 @@ fn two_thousand_forks_drain_by_twenty() {
     assert_eq!(since(&room, before), (1, messages - 1, 0));
     assert_eq!(room.state().users_with(&MembershipState::Knock).len(), KNOCKS);
     // By now the template is forgotten; whoever still comes with it costs a read.
-    assert!(matches!(room.graph.state_before(&template), StateBefore::NotInMemory(ids) if ids == BTreeSet::from_iter(template.clone())));
+    assert!(
+        matches!(room.graph.state_before(&template), StateBefore::NotInMemory(ids) if ids == BTreeSet::from_iter(template.clone()))
+    );
     let late = room.append(EventSpec::knock(BOB).citing(&template));
     assert_eq!(room.state().member(&user(BOB)), Some(&late));
     assert_eq!(room.state().users_with(&MembershipState::Knock).len(), KNOCKS + 1);
@@ -245,7 +327,8 @@ fn differences_that_outnumber_the_entries_make_a_full_copy() {
         room.append(EventSpec::state(ALICE, "m.room.topic", json!({ "topic": number.to_string() })));
     }
     // The create event, and then every 65th change in a state of five entries.
-    let copies: Vec<StateVersion> = room.rows().values().filter(|row| row.parent.is_none()).map(|row| row.version).collect();
+    let copies: Vec<StateVersion> =
+        room.rows().values().filter(|row| row.parent.is_none()).map(|row| row.version).collect();
     assert_eq!(copies.len(), 1 + (300 + 3) / 65, "{copies:?}");
     for (version, row) in room.rows() {
         assert!(row.delta_entries <= 64, "{version:?}: {}", row.delta_entries);

@@ -26,8 +26,7 @@ pub fn authority_pem() -> String {
 /// A server that shows a certificate for `host`.
 pub fn server_config(host: &str) -> Arc<ServerConfig> {
     let key = KeyPair::generate().unwrap();
-    let certificate =
-        CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &*AUTHORITY).unwrap();
+    let certificate = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &*AUTHORITY).unwrap();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()

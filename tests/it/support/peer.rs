@@ -262,7 +262,10 @@ impl Inner {
             } else {
                 ("404 Not Found", json!({ "errcode": "M_UNRECOGNIZED", "error": "not here" }).to_string())
             };
-            let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             let out = stream.get_mut();
             if out.write_all(format!("{head}{body}").as_bytes()).and_then(|()| out.flush()).is_err() {
                 return;

@@ -316,10 +316,6 @@ impl TestServer {
         self.log.lock().unwrap().clone()
     }
 
-    pub fn doors(&self) -> &Doors {
-        &self.doors
-    }
-
     #[track_caller]
     pub fn client(&self) -> Http {
         self.doors.client()

