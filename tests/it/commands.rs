@@ -354,7 +354,8 @@ fn a_lost_or_damaged_look_up_store_is_made_anew() {
     let mut server = TestServer::started();
     let knocked = Knocked::on(&server);
     let sled = server.data_dir().join("sled");
-    let damages: [(&str, fn(&Path)); 3] = [
+    type Damage = (&'static str, fn(&Path));
+    let damages: [Damage; 3] = [
         ("gone", |sled| fs::remove_dir_all(sled).unwrap()),
         ("flipped", |sled| {
             let file = largest_file(sled);

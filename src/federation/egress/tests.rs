@@ -322,7 +322,6 @@ async fn replies_over_the_cap_are_dropped_while_they_arrive() {
     let endless = TlsPeer::start("127.0.0.2", authority.acceptor(&["hs2"]), |_, tls| {
         Box::pin(async move {
             let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
-            let mut drops = tokio::time::interval(Duration::from_millis(20));
             let mut next = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
             while tls.write_all(next.as_bytes()).await.is_ok() {
                 next.clone_from(&chunk);
@@ -366,6 +365,7 @@ async fn a_dripping_reply_ends_with_the_deadline() {
     let authority = Authority::new();
     let dripping = TlsPeer::start("127.0.0.2", authority.acceptor(&["hs2"]), |_, tls| {
         Box::pin(async move {
+            let mut drops = tokio::time::interval(Duration::from_millis(20));
             let mut drops = tokio::time::interval(Duration::from_millis(20));
             let mut next = "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n";
             while tls.write_all(next.as_bytes()).await.is_ok() && tls.flush().await.is_ok() {
