@@ -208,7 +208,13 @@ impl KnockLimits {
     ///
     /// # Errors
     /// [`KnockRefusal::OverRate`] with the bucket that is empty longest.
-    pub fn peek(&self, room_id: &RoomId, user_id: &UserId, source: &KnockSource, now: Duration) -> Result<(), KnockRefusal> {
+    pub fn peek(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        source: &KnockSource,
+        now: Duration,
+    ) -> Result<(), KnockRefusal> {
         let room = room_id.to_owned();
         let user = user_id.to_owned();
         let of_user = (user.clone(), room.clone());
@@ -239,7 +245,13 @@ impl KnockLimits {
     ///
     /// # Errors
     /// As [`Self::peek`].
-    pub fn take(&self, room_id: &RoomId, user_id: &UserId, source: &KnockSource, now: Duration) -> Result<(), KnockRefusal> {
+    pub fn take(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        source: &KnockSource,
+        now: Duration,
+    ) -> Result<(), KnockRefusal> {
         self.peek(room_id, user_id, source, now)?;
         // Two rooms may take the last token of a shared bucket between look and take: one knock too many, never one too few.
         let room = room_id.to_owned();

@@ -421,10 +421,10 @@ impl Rooms {
         let restarts = self.lock().take_restarts(&room_id);
         let now = self.shared.context.clock.now();
         let facts = room.facts();
-        let gauges = Arc::new(RoomGauges::new(room_id.clone(), facts, self.shared.mailbox_capacity, now, restarts.count));
+        let gauges =
+            Arc::new(RoomGauges::new(room_id.clone(), facts, self.shared.mailbox_capacity, now, restarts.count));
         let context = self.shared.context.clone();
-        let actor =
-            RoomActor::new(room, context, gauges.clone(), self.clone(), incarnation, self.shared.idle_timeout);
+        let actor = RoomActor::new(room, context, gauges.clone(), self.clone(), incarnation, self.shared.idle_timeout);
         // Before the first message can arrive: what enters is bounded by `find`, and this bound must be no smaller.
         let capacity = self.shared.mailbox_capacity;
         let addr = RoomActor::create(|context| {
@@ -474,9 +474,10 @@ impl Rooms {
     }
 
     fn arbiter_of(&self, room_id: &RoomId) -> Option<&ArbiterHandle> {
-        let hash = room_id.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = room_id
+            .as_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         let count = u64::try_from(self.shared.arbiters.len()).unwrap_or(u64::MAX);
         let index = hash.checked_rem(count).and_then(|index| usize::try_from(index).ok())?;
         self.shared.arbiters.get(index)

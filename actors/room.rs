@@ -418,4 +418,3 @@ impl Handler<Passivate> for RoomActor {
         self.passivate_if_idle(context);
     }
 }
-

@@ -42,9 +42,9 @@ use vestibule_storage::{
 };
 
 use crate::{
-    AdmitKnock, AdmitLeave, AdmittedKnock, AskError, ChangeMembership, CpuPool, CreateRoom, InitialEvent, KnockTemplate,
-    LeaveTemplate, PrepareKnock, PrepareLeave, Rooms, RoomsOptions, SendEvent, SourceNetwork, SyncNotifier,
-    gauges::Totals, limits::KnockRates,
+    AdmitKnock, AdmitLeave, AdmittedKnock, AskError, ChangeMembership, CpuPool, CreateRoom, InitialEvent,
+    KnockTemplate, LeaveTemplate, PrepareKnock, PrepareLeave, Rooms, RoomsOptions, SendEvent, SourceNetwork,
+    SyncNotifier, gauges::Totals, limits::KnockRates,
 };
 
 /// The name of the server under test.
@@ -192,8 +192,7 @@ impl World {
     }
 
     fn on(storage: MemoryStorage, notifier: SyncNotifier, clock: Arc<ManualClock>, settings: Settings) -> Self {
-        let arbiters =
-            if settings.arbiters.is_empty() { vec![Arbiter::current()] } else { settings.arbiters.clone() };
+        let arbiters = if settings.arbiters.is_empty() { vec![Arbiter::current()] } else { settings.arbiters.clone() };
         let cpu = CpuPool::new(CPU_PERMITS);
         let rooms = Rooms::new(RoomsOptions {
             identity: Arc::new(identity(server(RESIDENT).as_ref())),
@@ -461,7 +460,6 @@ pub fn network() -> SourceNetwork {
 pub fn server(name: &str) -> OwnedServerName {
     ServerName::parse(name).expect("a fixture's server name parses")
 }
-
 
 fn state_event(kind: &str, content: Value) -> InitialEvent {
     InitialEvent {

@@ -14,8 +14,7 @@ pub async fn register(app: &App, name: &str, password: String, is_admin: bool) -
     let suffix = format!(":{}", app.server_name());
     let localpart = name.strip_prefix('@').and_then(|id| id.strip_suffix(suffix.as_str())).unwrap_or(name);
     let user_id = user_id_of(localpart, app.server_name()).map_err(|error| error.to_string())?;
-    let account =
-        NewAccount { user_id, password: Password::new(password), is_admin, display_name: None, device: None };
+    let account = NewAccount { user_id, password: Password::new(password), is_admin, display_name: None, device: None };
     match account.register(app).await {
         Ok(registered) => Ok(format!("registered {}", registered.user_id)),
         Err(error) => Err(error.to_string()),

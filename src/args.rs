@@ -54,24 +54,14 @@ impl Arguments {
     /// The file given with `--config`; the last one counts.
     #[must_use]
     pub fn config_file(&self) -> Option<&Path> {
-        self.after_command()
-            .and_then(|after| after.config.as_deref())
-            .or(self.configuration.config.as_deref())
+        self.after_command().and_then(|after| after.config.as_deref()).or(self.configuration.config.as_deref())
     }
 
     /// All `--set`, in order: those before the command, then those after it.
     #[must_use]
     pub fn set(&self) -> Vec<String> {
-        let after = self
-            .after_command()
-            .map(|after| after.set.as_slice())
-            .unwrap_or_default();
-        self.configuration
-            .set
-            .iter()
-            .chain(after)
-            .cloned()
-            .collect()
+        let after = self.after_command().map(|after| after.set.as_slice()).unwrap_or_default();
+        self.configuration.set.iter().chain(after).cloned().collect()
     }
 
     /// The command; `serve` when none is given.
@@ -81,9 +71,7 @@ impl Arguments {
             None | Some(CommandArguments::Serve { .. }) => Command::Serve,
             Some(CommandArguments::CheckConfig { .. }) => Command::CheckConfig,
             Some(CommandArguments::GenerateSigningKey { .. }) => Command::GenerateSigningKey,
-            Some(CommandArguments::RegisterUser { user, .. }) => {
-                Command::RegisterUser(user.clone())
-            }
+            Some(CommandArguments::RegisterUser { user, .. }) => Command::RegisterUser(user.clone()),
             Some(CommandArguments::Backup { dir, .. }) => Command::Backup(dir.clone()),
             Some(CommandArguments::Restore { dir, .. }) => Command::Restore(dir.clone()),
             Some(CommandArguments::Verify { .. }) => Command::Verify,
@@ -182,25 +170,15 @@ mod tests {
     #[test]
     fn every_command_is_understood() {
         let user = |password_stdin, admin| {
-            Command::RegisterUser(RegisterUser {
-                name: "ann".to_owned(),
-                password_stdin,
-                admin,
-            })
+            Command::RegisterUser(RegisterUser { name: "ann".to_owned(), password_stdin, admin })
         };
         let table = [
             ("vestibule", Command::Serve),
             ("vestibule serve", Command::Serve),
             ("vestibule check-config", Command::CheckConfig),
-            (
-                "vestibule generate-signing-key",
-                Command::GenerateSigningKey,
-            ),
+            ("vestibule generate-signing-key", Command::GenerateSigningKey),
             ("vestibule register-user ann", user(false, false)),
-            (
-                "vestibule register-user ann --password-stdin --admin",
-                user(true, true),
-            ),
+            ("vestibule register-user ann --password-stdin --admin", user(true, true)),
             ("vestibule register-user --admin ann", user(false, true)),
             ("vestibule backup /b", Command::Backup("/b".into())),
             ("vestibule restore b", Command::Restore("b".into())),
@@ -217,10 +195,7 @@ mod tests {
         let arguments = parse("vestibule --set a=1 --config x.toml --set b=2 verify --set c=3");
         assert_eq!(arguments.set(), ["a=1", "b=2", "c=3"]);
         assert_eq!(arguments.config_file(), Some(Path::new("x.toml")));
-        assert_eq!(
-            parse("vestibule --config x.toml serve --config y.toml").config_file(),
-            Some(Path::new("y.toml"))
-        );
+        assert_eq!(parse("vestibule --config x.toml serve --config y.toml").config_file(), Some(Path::new("y.toml")));
         assert_eq!(parse("vestibule").config_file(), None);
     }
 
@@ -234,10 +209,7 @@ mod tests {
             "vestibule --set",
             "vestibule verify x",
         ] {
-            assert!(
-                Arguments::try_parse_from(line.split_whitespace()).is_err(),
-                "{line}"
-            );
+            assert!(Arguments::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
     }
 }

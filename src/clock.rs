@@ -19,7 +19,10 @@ impl SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read; everybody else is given it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the wall clock is read; everybody else is given it"
+    )]
     fn now(&self) -> UnixMillis {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))

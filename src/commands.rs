@@ -10,8 +10,8 @@ use vestibule_storage::commit::NobodyListens;
 
 use crate::args::RegisterUser;
 use crate::config::{Config, Serves};
-use crate::exit::Exit;
 use crate::control::{self, Answer, Request};
+use crate::exit::Exit;
 use crate::randomness::os_random;
 use crate::tls::CertificateFiles;
 use crate::{accounts, open_storage, serving, signing_key, tls};
@@ -23,13 +23,8 @@ use crate::{accounts, open_storage, serving, signing_key, tls};
 pub fn check_config(config: Config) -> Result<(), Exit> {
     let refuse = |error: &dyn std::error::Error| Exit::Refused.because(error);
     for listener in &config.listener {
-        if let (Some(certificate), Some(private_key)) =
-            (&listener.tls_certificate, &listener.tls_private_key)
-        {
-            let files = CertificateFiles {
-                certificate: certificate.clone(),
-                private_key: private_key.clone(),
-            };
+        if let (Some(certificate), Some(private_key)) = (&listener.tls_certificate, &listener.tls_private_key) {
+            let files = CertificateFiles { certificate: certificate.clone(), private_key: private_key.clone() };
             tls::check(&files).map_err(|error| refuse(&error))?;
         }
     }
@@ -142,11 +137,7 @@ fn require_data(data_dir: &Path) -> Result<(), Exit> {
 }
 
 /// Asks the server that runs on the data directory; if none does, does it here.
-fn beside_or(
-    data_dir: &Path,
-    request: &Request,
-    here: impl FnOnce() -> Result<String, Exit>,
-) -> Result<(), Exit> {
+fn beside_or(data_dir: &Path, request: &Request, here: impl FnOnce() -> Result<String, Exit>) -> Result<(), Exit> {
     let done = match control::ask(data_dir, request).map_err(|error| Exit::Failure.because(&error))? {
         Some(Answer::Done(done)) => done,
         Some(Answer::Refused(why)) => {
@@ -179,22 +170,14 @@ fn advice(config: &Config) -> Vec<String> {
     for listener in &config.listener {
         let is_open = !listener.address.ip().is_loopback();
         if is_open && !listener.tls && listener.serves.contains(&Serves::Admin) {
-            advice.push(format!(
-                "the admin listener {} is reachable from other machines, without TLS",
-                listener.address
-            ));
+            advice
+                .push(format!("the admin listener {} is reachable from other machines, without TLS", listener.address));
         }
         if is_open && config.registration.open && listener.serves.contains(&Serves::Client) {
-            advice.push(format!(
-                "registration.open lets anybody who reaches {} make an account",
-                listener.address
-            ));
+            advice.push(format!("registration.open lets anybody who reaches {} make an account", listener.address));
         }
         if listener.tls && listener.tls_certificate.is_none() {
-            advice.push(format!(
-                "{} uses a self-signed certificate, which other servers refuse",
-                listener.address
-            ));
+            advice.push(format!("{} uses a self-signed certificate, which other servers refuse", listener.address));
         }
     }
     if !config.rate_limit.enabled {
@@ -210,10 +193,7 @@ mod tests {
     use super::*;
 
     fn config(data_dir: &Path) -> Config {
-        Config {
-            data_dir: data_dir.to_owned(),
-            ..Config::default()
-        }
+        Config { data_dir: data_dir.to_owned(), ..Config::default() }
     }
 
     #[test]
@@ -250,9 +230,6 @@ mod tests {
         generate_signing_key(config(dir.path())).unwrap();
         let made = fs::read(dir.path().join(signing_key::KEY_FILE)).unwrap();
         assert_eq!(generate_signing_key(config(dir.path())), Err(Exit::Refused));
-        assert_eq!(
-            fs::read(dir.path().join(signing_key::KEY_FILE)).unwrap(),
-            made
-        );
+        assert_eq!(fs::read(dir.path().join(signing_key::KEY_FILE)).unwrap(), made);
     }
 }

@@ -173,10 +173,7 @@ impl Config {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => None,
             Err(source) => {
-                return Err(ConfigError::Unreadable {
-                    path: path.to_owned(),
-                    source,
-                });
+                return Err(ConfigError::Unreadable { path: path.to_owned(), source });
             }
         };
         let read_from = text.as_deref().map(|text| (path, text));
@@ -194,13 +191,8 @@ impl Config {
             .listener
             .iter_mut()
             .flat_map(|listener| [&mut listener.tls_certificate, &mut listener.tls_private_key]);
-        let optional = certificates
-            .chain([&mut self.registration.shared_secret_file])
-            .flatten();
-        for path in optional
-            .chain(&mut self.federation.trusted_ca_files)
-            .chain([&mut self.data_dir])
-        {
+        let optional = certificates.chain([&mut self.registration.shared_secret_file]).flatten();
+        for path in optional.chain(&mut self.federation.trusted_ca_files).chain([&mut self.data_dir]) {
             *path = directory.join(&path);
         }
     }
@@ -214,10 +206,7 @@ impl Config {
             Ok(text) => text,
             Err(private_file::ReadError::Missing { .. }) => return Ok(()),
             Err(source) => {
-                return Err(ConfigError::SecretFile {
-                    key: "registration.shared_secret_file",
-                    source,
-                });
+                return Err(ConfigError::SecretFile { key: "registration.shared_secret_file", source });
             }
         };
         match Secret::new(text.trim().to_owned()) {
@@ -272,9 +261,7 @@ impl Default for Federation {
 
 impl Default for Rooms {
     fn default() -> Self {
-        Self {
-            default_version: RoomVersionId::V12,
-        }
+        Self { default_version: RoomVersionId::V12 }
     }
 }
 
@@ -293,20 +280,13 @@ impl Default for Knock {
 
 impl Default for Actors {
     fn default() -> Self {
-        Self {
-            mailbox_capacity: 1024,
-            live_max: 2000,
-            idle_timeout: Span::seconds(60),
-        }
+        Self { mailbox_capacity: 1024, live_max: 2000, idle_timeout: Span::seconds(60) }
     }
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self {
-            cache: ByteSize::mebibytes(64),
-            min_free: ByteSize::mebibytes(256),
-        }
+        Self { cache: ByteSize::mebibytes(64), min_free: ByteSize::mebibytes(256) }
     }
 }
 

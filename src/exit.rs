@@ -67,14 +67,7 @@ mod tests {
 
     #[test]
     fn codes_are_the_contract() {
-        let codes = [
-            Exit::Success,
-            Exit::Failure,
-            Exit::Usage,
-            Exit::Locked,
-            Exit::Refused,
-        ]
-        .map(Exit::code);
+        let codes = [Exit::Success, Exit::Failure, Exit::Usage, Exit::Locked, Exit::Refused].map(Exit::code);
         assert_eq!(codes, [0, 1, 2, 75, 78]);
     }
 

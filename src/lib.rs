@@ -143,7 +143,9 @@ pub fn rebuild_storage(config: &Config) -> Result<String, Exit> {
 /// [`Exit::Refused`] when the backup is damaged or of another server, [`Exit::Failure`] when it cannot be read or written.
 pub fn restore_storage(config: &Config, from: &Path) -> Result<String, Exit> {
     match backup::restore(&RealFiles, from, &config.data_dir, &config.server_name) {
-        Ok(report) => Ok(format!("restored {} from {} files, {} bytes", report.server_name, report.files, report.bytes)),
+        Ok(report) => {
+            Ok(format!("restored {} from {} files, {} bytes", report.server_name, report.files, report.bytes))
+        }
         Err(BackupError::Target(error)) => Err(exit_of(&error)),
         Err(error @ (BackupError::Damaged { .. } | BackupError::OtherServer { .. } | BackupError::NotEmpty { .. })) => {
             Err(Exit::Refused.because(&error))

@@ -22,13 +22,8 @@ pub fn install() {
         .format(|out, record| {
             let at = out.timestamp_millis();
             let fields = Fields::of(record.key_values());
-            let line = line(
-                &at.to_string(),
-                record.level().as_str(),
-                record.target(),
-                &record.args().to_string(),
-                &fields.0,
-            );
+            let line =
+                line(&at.to_string(), record.level().as_str(), record.target(), &record.args().to_string(), &fields.0);
             out.write_all(line.as_bytes())
         })
         .try_init()
@@ -43,9 +38,7 @@ pub fn install() {
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
-        let location = panic
-            .location()
-            .map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        let location = panic.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
         let text = panic.payload_as_str().unwrap_or("no message");
         log::error!(thread = thread.name().unwrap_or("unnamed"), location = location.as_str(), panic = text; "a thread panicked");
         let backtrace = std::backtrace::Backtrace::capture();
@@ -67,11 +60,7 @@ pub fn escape(text: &str) -> String {
 
 /// One finished log line of at most [`LINE_BYTES_MAX`] bytes.
 fn line(at: &str, level: &str, target: &str, message: &str, fields: &str) -> String {
-    let mut line = format!(
-        "{at} {level:<5} {}: {}{fields}",
-        escape(target),
-        escape(message)
-    );
+    let mut line = format!("{at} {level:<5} {}: {}{fields}", escape(target), escape(message));
     if line.len() >= LINE_BYTES_MAX {
         line.truncate(line.floor_char_boundary(LINE_BYTES_MAX - CUT.len() - 1));
         line.push_str(CUT);
@@ -122,8 +111,8 @@ impl<'kvs> VisitSource<'kvs> for Fields {
 fn push_value(out: &mut String, value: &Value<'_>) -> fmt::Result {
     let mut text = String::new();
     write!(text, "{value}")?;
-    let is_plain = !text.is_empty()
-        && !text.contains(|char: char| char.is_whitespace() || matches!(char, '"' | '=' | '\\'));
+    let is_plain =
+        !text.is_empty() && !text.contains(|char: char| char.is_whitespace() || matches!(char, '"' | '=' | '\\'));
     if is_plain {
         out.push_str(&escape(&text));
         return Ok(());
@@ -149,9 +138,7 @@ mod tests {
     fn fields(pairs: &[(&str, &str)]) -> String {
         let mut fields = Fields::default();
         for (key, value) in pairs {
-            fields
-                .visit_pair(Key::from_str(key), Value::from(*value))
-                .unwrap();
+            fields.visit_pair(Key::from_str(key), Value::from(*value)).unwrap();
         }
         fields.0
     }
@@ -159,47 +146,26 @@ mod tests {
     #[test]
     fn hostile_text_stays_on_one_line_and_visible() {
         let reason = "hi\nERROR forged\r\u{1b}[2J\u{202e}txt\u{2028}\u{0085}";
-        let line = line(
-            "T",
-            "INFO",
-            "vestibule",
-            reason,
-            &fields(&[("reason", reason)]),
-        );
+        let line = line("T", "INFO", "vestibule", reason, &fields(&[("reason", reason)]));
         assert_eq!(line.matches('\n').count(), 1);
         assert!(line.ends_with('\n'));
         assert!(
-            !line
-                .trim_end_matches('\n')
-                .contains(|char: char| char.is_control() || is_invisible_or_reordering(char))
+            !line.trim_end_matches('\n').contains(|char: char| char.is_control() || is_invisible_or_reordering(char))
         );
-        assert!(
-            line.contains(r"hi\nERROR forged\r\u{1b}[2J\u{202e}txt\u{2028}\u{85}"),
-            "{line}"
-        );
+        assert!(line.contains(r"hi\nERROR forged\r\u{1b}[2J\u{202e}txt\u{2028}\u{85}"), "{line}");
     }
 
     #[test]
     fn a_value_cannot_pose_as_another_field() {
         assert_eq!(
-            fields(&[
-                ("origin", r#"a" errcode="x"#),
-                ("room_id", "!a:b"),
-                ("empty", "")
-            ]),
+            fields(&[("origin", r#"a" errcode="x"#), ("room_id", "!a:b"), ("empty", "")]),
             r#" origin="a\" errcode=\"x" room_id=!a:b empty="""#
         );
     }
 
     #[test]
     fn a_line_never_exceeds_its_limit() {
-        for length in [
-            0,
-            LINE_BYTES_MAX - 20,
-            LINE_BYTES_MAX - 1,
-            LINE_BYTES_MAX,
-            100_000,
-        ] {
+        for length in [0, LINE_BYTES_MAX - 20, LINE_BYTES_MAX - 1, LINE_BYTES_MAX, 100_000] {
             let line = line("T", "WARN", "vestibule", &"ü".repeat(length), "");
             assert!(line.len() <= LINE_BYTES_MAX, "{length}: {}", line.len());
             assert!(line.ends_with('\n'));

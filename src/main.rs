@@ -20,20 +20,12 @@ fn run() -> Result<(), Exit> {
     let arguments = Arguments::try_parse().map_err(|answer| {
         // Help and version come this way too, and are no error.
         let _ = answer.print();
-        if answer.use_stderr() {
-            Exit::Usage
-        } else {
-            Exit::Success
-        }
+        if answer.use_stderr() { Exit::Usage } else { Exit::Success }
     })?;
     logger::install();
     logger::log_panics();
-    let config = Config::load(
-        arguments.config_file(),
-        std::env::vars_os(),
-        &arguments.set(),
-    )
-    .map_err(|error| Exit::Refused.because(&error))?;
+    let config = Config::load(arguments.config_file(), std::env::vars_os(), &arguments.set())
+        .map_err(|error| Exit::Refused.because(&error))?;
     match arguments.command() {
         Command::Serve => commands::serve(config),
         Command::CheckConfig => commands::check_config(config),

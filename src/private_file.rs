@@ -31,17 +31,13 @@ pub enum ReadError {
     #[error("{path} does not exist")]
     Missing { path: PathBuf },
     /// Others could have read or replaced it, so it is no secret any more.
-    #[error(
-        "{path} has mode {mode:04o}, so group or others can use it; it must be 0600 (chmod 600)"
-    )]
+    #[error("{path} has mode {mode:04o}, so group or others can use it; it must be 0600 (chmod 600)")]
     Exposed { path: PathBuf, mode: u32 },
     /// A directory, device or socket.
     #[error("{path} is not a regular file")]
     NotAFile { path: PathBuf },
     /// Larger than any secret, or not text.
-    #[error(
-        "{path} does not hold a secret: it is longer than {SECRET_BYTES_MAX} bytes or is not text"
-    )]
+    #[error("{path} does not hold a secret: it is longer than {SECRET_BYTES_MAX} bytes or is not text")]
     NotText { path: PathBuf },
     /// The operating system refused.
     #[error("{path} cannot be read")]
@@ -65,39 +61,25 @@ pub enum CreateError {
 /// See [`ReadError`]; the mode is that of the opened file, so it cannot change between check and use.
 pub fn read(path: &Path, readers: Readers) -> Result<String, ReadError> {
     let io_error = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => ReadError::Missing {
-            path: path.to_owned(),
-        },
-        _ => ReadError::Io {
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::NotFound => ReadError::Missing { path: path.to_owned() },
+        _ => ReadError::Io { path: path.to_owned(), source },
     };
     // Asked before opening, since opening a pipe would wait for its writer.
     let is_file = fs::metadata(path).map_err(io_error)?.is_file();
     if !is_file {
-        return Err(ReadError::NotAFile {
-            path: path.to_owned(),
-        });
+        return Err(ReadError::NotAFile { path: path.to_owned() });
     }
     let file = File::open(path).map_err(io_error)?;
     let mode = file.metadata().map_err(io_error)?.mode() & 0o7777;
     if readers == Readers::OwnerOnly && mode & 0o077 != 0 {
-        return Err(ReadError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(ReadError::Exposed { path: path.to_owned(), mode });
     }
     let mut bytes = Vec::new();
-    file.take(SECRET_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(io_error)?;
+    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io_error)?;
     let is_too_long = u64::try_from(bytes.len()).is_ok_and(|length| length > SECRET_BYTES_MAX);
     match String::from_utf8(bytes) {
         Ok(text) if !is_too_long => Ok(text),
-        _ => Err(ReadError::NotText {
-            path: path.to_owned(),
-        }),
+        _ => Err(ReadError::NotText { path: path.to_owned() }),
     }
 }
 
@@ -107,31 +89,16 @@ pub fn read(path: &Path, readers: Readers) -> Result<String, ReadError> {
 /// [`CreateError::Exists`]: nothing changed. [`CreateError::Io`]: what was begun has been removed again.
 pub fn create(path: &Path, content: &str) -> Result<(), CreateError> {
     let io_error = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => CreateError::Exists {
-            path: path.to_owned(),
-        },
-        _ => CreateError::Io {
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::AlreadyExists => CreateError::Exists { path: path.to_owned() },
+        _ => CreateError::Io { path: path.to_owned(), source },
     };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(path)
-        .map_err(io_error)?;
-    let written = file
-        .write_all(content.as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_directory_of(path));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path).map_err(io_error)?;
+    let written =
+        file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| sync_directory_of(path));
     written.map_err(|source| {
         // Without this an empty file would be taken for a damaged key at the next start.
         let _ = fs::remove_file(path);
-        CreateError::Io {
-            path: path.to_owned(),
-            source,
-        }
+        CreateError::Io { path: path.to_owned(), source }
     })
 }
 
@@ -143,10 +110,7 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(path)?;
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
     sync_directory_of(path)
 }
 
@@ -179,10 +143,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         create(&path, "first").unwrap();
-        assert!(matches!(
-            create(&path, "second"),
-            Err(CreateError::Exists { .. })
-        ));
+        assert!(matches!(create(&path, "second"), Err(CreateError::Exists { .. })));
         assert_eq!(read(&path, Readers::OwnerOnly).unwrap(), "first");
     }
 
@@ -206,26 +167,14 @@ mod tests {
     #[test]
     fn what_is_no_text_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            read(dir.path(), Readers::OwnerOnly),
-            Err(ReadError::NotAFile { .. })
-        ));
-        assert!(matches!(
-            read(&dir.path().join("gone"), Readers::OwnerOnly),
-            Err(ReadError::Missing { .. })
-        ));
+        assert!(matches!(read(dir.path(), Readers::OwnerOnly), Err(ReadError::NotAFile { .. })));
+        assert!(matches!(read(&dir.path().join("gone"), Readers::OwnerOnly), Err(ReadError::Missing { .. })));
         let path = dir.path().join("binary");
         create(&path, "").unwrap();
         fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert!(matches!(
-            read(&path, Readers::OwnerOnly),
-            Err(ReadError::NotText { .. })
-        ));
+        assert!(matches!(read(&path, Readers::OwnerOnly), Err(ReadError::NotText { .. })));
         fs::write(&path, "a".repeat(20_000)).unwrap();
-        assert!(matches!(
-            read(&path, Readers::OwnerOnly),
-            Err(ReadError::NotText { .. })
-        ));
+        assert!(matches!(read(&path, Readers::OwnerOnly), Err(ReadError::NotText { .. })));
     }
 
     #[test]

@@ -1,13 +1,7 @@
 //! A server's life: make the secrets, open storage, start the rooms, bind the listeners, say `ready:`, and end in order.
 //! May not: name an engine; [`crate::open_storage`] does.
 
-use std::{
-    collections::BTreeMap,
-    num::NonZero,
-    sync::Arc,
-    thread::available_parallelism,
-    time::Duration,
-};
+use std::{collections::BTreeMap, num::NonZero, sync::Arc, thread::available_parallelism, time::Duration};
 
 use actix_rt::{Arbiter, System, time::timeout};
 use actix_web::web::Data;
@@ -32,11 +26,12 @@ use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::
 use vestibule_storage::{commit::Stores, error::StorageError};
 
 use crate::{
+    Storage,
     clock::SystemClock,
     config::{self, Bucket, Config},
     control::ControlSocket,
     exit::Exit,
-    Storage, open_storage,
+    open_storage,
     private_file::{self, Readers},
     randomness::os_random,
     signing_key::{self, OldSigningKey},
@@ -88,10 +83,13 @@ fn prepare(mut config: Config) -> Result<(Parts, Storage), Exit> {
     let failed = |error: &dyn std::error::Error| Exit::Failure.because(error);
     let refused = |error: &dyn std::error::Error| Exit::Refused.because(error);
     private_file::create_directory(&config.data_dir).map_err(|error| failed(&error))?;
-    let key = signing_key::load_or_create(&config.data_dir, &os_random).map_err(|error| error.exit().because(&error))?;
-    let old_keys = signing_key::load_old(&config.data_dir, key.key_id()).map_err(|error| error.exit().because(&error))?;
-    let admin_token = token_file::load_or_create(&config.data_dir.join(ADMIN_TOKEN_FILE), Readers::OwnerOnly, &os_random)
-        .map_err(|error| refused(&error))?;
+    let key =
+        signing_key::load_or_create(&config.data_dir, &os_random).map_err(|error| error.exit().because(&error))?;
+    let old_keys =
+        signing_key::load_old(&config.data_dir, key.key_id()).map_err(|error| error.exit().because(&error))?;
+    let admin_token =
+        token_file::load_or_create(&config.data_dir.join(ADMIN_TOKEN_FILE), Readers::OwnerOnly, &os_random)
+            .map_err(|error| refused(&error))?;
     if let Some(file) = &config.registration.shared_secret_file {
         let secret = token_file::load_or_create(file, Readers::Anybody, &os_random).map_err(|error| refused(&error))?;
         config.registration.shared_secret = Some(secret);
@@ -332,7 +330,10 @@ async fn count_pending_knocks(stores: &Stores) -> Result<u64, StorageError> {
 struct OsRandomness;
 
 impl Randomness for OsRandomness {
-    #[expect(clippy::expect_used, reason = "invariant: the same source gave the keys at the start; without it nothing may go on")]
+    #[expect(
+        clippy::expect_used,
+        reason = "invariant: the same source gave the keys at the start; without it nothing may go on"
+    )]
     fn fill(&self, bytes: &mut [u8]) {
         os_random(bytes).expect("invariant: the operating system gives randomness");
     }

@@ -77,11 +77,7 @@ pub enum KeyFileError {
     Read(#[source] ReadError),
     /// A line is not what it must be.
     #[error("{path}, line {line}: {problem}")]
-    Malformed {
-        path: PathBuf,
-        line: usize,
-        problem: LineProblem,
-    },
+    Malformed { path: PathBuf, line: usize, problem: LineProblem },
     /// The file has no line, or the key file more than one.
     #[error(
         "{path} holds {lines} keys, expected exactly one line: ed25519 <version> <unpadded base64 of the 32-byte seed>"
@@ -92,10 +88,7 @@ pub enum KeyFileError {
     Create(#[source] CreateError),
     /// The data directory cannot be made or listed.
     #[error("data directory {data_dir} cannot be used")]
-    DataDir {
-        data_dir: PathBuf,
-        source: io::Error,
-    },
+    DataDir { data_dir: PathBuf, source: io::Error },
     /// The operating system gave no randomness.
     #[error("the operating system gives no randomness")]
     Randomness(#[source] io::Error),
@@ -106,9 +99,7 @@ impl KeyFileError {
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {
-            Self::Create(CreateError::Io { .. }) | Self::DataDir { .. } | Self::Randomness(_) => {
-                Exit::Failure
-            }
+            Self::Create(CreateError::Io { .. }) | Self::DataDir { .. } | Self::Randomness(_) => Exit::Failure,
             Self::DataWithoutKey { .. }
             | Self::Read(_)
             | Self::Malformed { .. }
@@ -150,10 +141,7 @@ pub enum LineProblem {
 ///
 /// # Errors
 /// See [`KeyFileError`]. A key is never made where there is data.
-pub fn load_or_create(
-    data_dir: &Path,
-    fill_random: FillRandom<'_>,
-) -> Result<SigningKey, KeyFileError> {
+pub fn load_or_create(data_dir: &Path, fill_random: FillRandom<'_>) -> Result<SigningKey, KeyFileError> {
     match load(data_dir)? {
         Some(key) => Ok(key),
         None => generate(data_dir, fill_random),
@@ -169,10 +157,7 @@ pub fn load(data_dir: &Path) -> Result<Option<SigningKey>, KeyFileError> {
     match private_file::read(&path, Readers::OwnerOnly) {
         Ok(text) => parse_key(&path, &text).map(Some),
         Err(ReadError::Missing { .. }) => match data_in(data_dir)? {
-            Some(found) => Err(KeyFileError::DataWithoutKey {
-                data_dir: data_dir.to_owned(),
-                found,
-            }),
+            Some(found) => Err(KeyFileError::DataWithoutKey { data_dir: data_dir.to_owned(), found }),
             None => Ok(None),
         },
         Err(error) => Err(KeyFileError::Read(error)),
@@ -189,15 +174,10 @@ pub fn generate(data_dir: &Path, fill_random: FillRandom<'_>) -> Result<SigningK
         return Err(KeyFileError::Create(CreateError::Exists { path }));
     }
     if let Some(found) = data_in(data_dir)? {
-        return Err(KeyFileError::DataWithoutKey {
-            data_dir: data_dir.to_owned(),
-            found,
-        });
+        return Err(KeyFileError::DataWithoutKey { data_dir: data_dir.to_owned(), found });
     }
-    private_file::create_directory(data_dir).map_err(|source| KeyFileError::DataDir {
-        data_dir: data_dir.to_owned(),
-        source,
-    })?;
+    private_file::create_directory(data_dir)
+        .map_err(|source| KeyFileError::DataDir { data_dir: data_dir.to_owned(), source })?;
     let mut seed = [0; KEY_BYTES];
     fill_random(&mut seed).map_err(KeyFileError::Randomness)?;
     let version = new_version(fill_random)?;
@@ -212,10 +192,7 @@ pub fn generate(data_dir: &Path, fill_random: FillRandom<'_>) -> Result<SigningK
 ///
 /// # Errors
 /// [`KeyFileError::Read`] or [`KeyFileError::Malformed`]; also when a version is used twice or is that of `current`.
-pub fn load_old(
-    data_dir: &Path,
-    current: &ServerSigningKeyId,
-) -> Result<Vec<OldSigningKey>, KeyFileError> {
+pub fn load_old(data_dir: &Path, current: &ServerSigningKeyId) -> Result<Vec<OldSigningKey>, KeyFileError> {
     let path = data_dir.join(OLD_KEYS_FILE);
     let text = match private_file::read(&path, Readers::Anybody) {
         Ok(text) => text,
@@ -225,11 +202,7 @@ pub fn load_old(
     let mut seen = BTreeSet::from([current.to_owned()]);
     let mut keys = Vec::new();
     for (line, text) in key_lines(&text) {
-        let malformed = |problem| KeyFileError::Malformed {
-            path: path.clone(),
-            line,
-            problem,
-        };
+        let malformed = |problem| KeyFileError::Malformed { path: path.clone(), line, problem };
         let key = parse_old_key(text).map_err(malformed)?;
         if !seen.insert(key.key_id.clone()) {
             return Err(malformed(LineProblem::VersionTwice));
@@ -241,10 +214,7 @@ pub fn load_old(
 
 /// Something in the data directory that is there only after the server ran.
 fn data_in(data_dir: &Path) -> Result<Option<String>, KeyFileError> {
-    let failed = |source| KeyFileError::DataDir {
-        data_dir: data_dir.to_owned(),
-        source,
-    };
+    let failed = |source| KeyFileError::DataDir { data_dir: data_dir.to_owned(), source };
     let entries = match fs::read_dir(data_dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -252,11 +222,7 @@ fn data_in(data_dir: &Path) -> Result<Option<String>, KeyFileError> {
     };
     let mut found = None;
     for entry in entries {
-        let name = entry
-            .map_err(failed)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
         let is_data = !NOT_DATA.contains(&name.as_str()) && !name.starts_with('.');
         // The first by name, so that the message is the same each time.
         if is_data && found.as_ref().is_none_or(|earlier| name < *earlier) {
@@ -268,33 +234,21 @@ fn data_in(data_dir: &Path) -> Result<Option<String>, KeyFileError> {
 
 /// The lines that hold a key, with their numbers from 1.
 fn key_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    (1..)
-        .zip(text.lines().map(str::trim))
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn parse_key(path: &Path, text: &str) -> Result<SigningKey, KeyFileError> {
     let lines: Vec<(usize, &str)> = key_lines(text).collect();
     let [(line, text)] = lines[..] else {
-        return Err(KeyFileError::NotOneKey {
-            path: path.to_owned(),
-            lines: lines.len(),
-        });
+        return Err(KeyFileError::NotOneKey { path: path.to_owned(), lines: lines.len() });
     };
-    parse_key_line(text).map_err(|problem| KeyFileError::Malformed {
-        path: path.to_owned(),
-        line,
-        problem,
-    })
+    parse_key_line(text).map_err(|problem| KeyFileError::Malformed { path: path.to_owned(), line, problem })
 }
 
 fn parse_key_line(text: &str) -> Result<SigningKey, LineProblem> {
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
     let [algorithm, version, secret] = words[..] else {
-        return Err(LineProblem::Words {
-            expected: 3,
-            found: words.len(),
-        });
+        return Err(LineProblem::Words { expected: 3, found: words.len() });
     };
     if algorithm != ALGORITHM {
         return Err(LineProblem::Algorithm);
@@ -318,34 +272,21 @@ fn parse_key_line(text: &str) -> Result<SigningKey, LineProblem> {
 fn parse_old_key(text: &str) -> Result<OldSigningKey, LineProblem> {
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
     let [algorithm, version, public_key, expired_ts] = words[..] else {
-        return Err(LineProblem::Words {
-            expected: 4,
-            found: words.len(),
-        });
+        return Err(LineProblem::Words { expected: 4, found: words.len() });
     };
     if algorithm != ALGORITHM {
         return Err(LineProblem::Algorithm);
     }
-    let is_version = !version.is_empty()
-        && version
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_version = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let key_id = ServerSigningKeyId::parse(format!("{ALGORITHM}:{version}"))
         .ok()
         .filter(|_| is_version)
         .ok_or(LineProblem::Version)?;
-    let public_key: [u8; KEY_BYTES] = BASE64
-        .decode(public_key)
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or(LineProblem::Key)?;
+    let public_key: [u8; KEY_BYTES] =
+        BASE64.decode(public_key).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(LineProblem::Key)?;
     ed25519_dalek::VerifyingKey::from_bytes(&public_key).map_err(|_| LineProblem::Key)?;
     let expired_ts: UInt = expired_ts.parse().map_err(|_| LineProblem::ExpiredTs)?;
-    Ok(OldSigningKey {
-        key_id,
-        public_key,
-        expired_ts: MilliSecondsSinceUnixEpoch(expired_ts),
-    })
+    Ok(OldSigningKey { key_id, public_key, expired_ts: MilliSecondsSinceUnixEpoch(expired_ts) })
 }
 
 /// `a_` and random letters, as Synapse does.
@@ -354,10 +295,8 @@ fn new_version(fill_random: FillRandom<'_>) -> Result<String, KeyFileError> {
     const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789ab";
     let mut random = [0; VERSION_LETTERS];
     fill_random(&mut random).map_err(KeyFileError::Randomness)?;
-    let letters = random
-        .iter()
-        .filter_map(|byte| LETTERS.get(usize::from(byte & 63)))
-        .map(|letter| char::from(*letter));
+    let letters =
+        random.iter().filter_map(|byte| LETTERS.get(usize::from(byte & 63))).map(|letter| char::from(*letter));
     Ok("a_".chars().chain(letters).collect())
 }
 
@@ -393,17 +332,8 @@ mod tests {
         assert_eq!(made.public_key(), loaded.public_key());
         assert_eq!(made.key_id(), loaded.key_id());
         assert!(made.key_id().as_str().starts_with("ed25519:a_"));
-        assert_eq!(
-            fs::metadata(data_dir.join(KEY_FILE)).unwrap().mode() & 0o7777,
-            0o600
-        );
-        assert_eq!(
-            fs::read_to_string(data_dir.join(KEY_FILE))
-                .unwrap()
-                .lines()
-                .count(),
-            1
-        );
+        assert_eq!(fs::metadata(data_dir.join(KEY_FILE)).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_to_string(data_dir.join(KEY_FILE)).unwrap().lines().count(), 1);
     }
 
     #[test]
@@ -439,45 +369,19 @@ mod tests {
         // V18
         let seed = BASE64.decode(SEED).unwrap();
         let public = BASE64.decode(PUBLIC).unwrap();
-        let pair = |public: &[u8]| {
-            format!(
-                "ed25519 x {}",
-                BASE64.encode([seed.as_slice(), public].concat())
-            )
-        };
+        let pair = |public: &[u8]| format!("ed25519 x {}", BASE64.encode([seed.as_slice(), public].concat()));
         assert!(load_text(&pair(&public)).is_ok());
         let mut other = public.clone();
         other[0] ^= 1;
         let error = load_text(&pair(&other)).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                KeyFileError::Malformed {
-                    problem: LineProblem::PublicHalfDiffers,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, KeyFileError::Malformed { problem: LineProblem::PublicHalfDiffers, .. }), "{error}");
     }
 
     #[test]
     fn garbage_is_refused_without_quoting_it() {
         let table = [
-            (
-                format!("ed25519 {SEED}"),
-                LineProblem::Words {
-                    expected: 3,
-                    found: 2,
-                },
-            ),
-            (
-                format!("ed25519 x {SEED} more"),
-                LineProblem::Words {
-                    expected: 3,
-                    found: 4,
-                },
-            ),
+            (format!("ed25519 {SEED}"), LineProblem::Words { expected: 3, found: 2 }),
+            (format!("ed25519 x {SEED} more"), LineProblem::Words { expected: 3, found: 4 }),
             (format!("curve25519 x {SEED}"), LineProblem::Algorithm),
             (format!("ed25519 x-y {SEED}"), LineProblem::Version),
             (format!("ed25519 x {}", &SEED[..20]), LineProblem::Key),
@@ -492,16 +396,11 @@ mod tests {
                 "{text}: {error:?}"
             );
         }
-        for (text, expected) in [
-            (String::new(), 0),
-            ("# nothing\n\n".to_owned(), 0),
-            (format!("ed25519 a {SEED}\ned25519 b {SEED}\n"), 2),
-        ] {
+        for (text, expected) in
+            [(String::new(), 0), ("# nothing\n\n".to_owned(), 0), (format!("ed25519 a {SEED}\ned25519 b {SEED}\n"), 2)]
+        {
             let error = load_text(&text).unwrap_err();
-            assert!(
-                matches!(error, KeyFileError::NotOneKey { lines, .. } if lines == expected),
-                "{error:?}"
-            );
+            assert!(matches!(error, KeyFileError::NotOneKey { lines, .. } if lines == expected), "{error:?}");
         }
     }
 
@@ -510,36 +409,20 @@ mod tests {
         for mode in [0o644, 0o640, 0o604, 0o660] {
             let dir = tempfile::tempdir().unwrap();
             generate(dir.path(), &os_random).unwrap();
-            fs::set_permissions(dir.path().join(KEY_FILE), fs::Permissions::from_mode(mode))
-                .unwrap();
+            fs::set_permissions(dir.path().join(KEY_FILE), fs::Permissions::from_mode(mode)).unwrap();
             let error = load_or_create(dir.path(), &os_random).unwrap_err();
-            assert!(
-                matches!(error, KeyFileError::Read(ReadError::Exposed { .. })),
-                "{error:?}"
-            );
+            assert!(matches!(error, KeyFileError::Read(ReadError::Exposed { .. })), "{error:?}");
         }
     }
 
     #[test]
     fn data_without_its_key_gets_no_new_identity() {
-        for name in [
-            "journal",
-            "sled",
-            "format",
-            "0000000000000001.journal",
-            "media",
-        ] {
+        for name in ["journal", "sled", "format", "0000000000000001.journal", "media"] {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir(dir.path().join(name)).unwrap();
-            for result in [
-                load_or_create(dir.path(), &os_random),
-                generate(dir.path(), &os_random),
-            ] {
+            for result in [load_or_create(dir.path(), &os_random), generate(dir.path(), &os_random)] {
                 let error = result.unwrap_err();
-                assert!(
-                    matches!(error, KeyFileError::DataWithoutKey { ref found, .. } if found == name),
-                    "{error:?}"
-                );
+                assert!(matches!(error, KeyFileError::DataWithoutKey { ref found, .. } if found == name), "{error:?}");
             }
             assert!(!dir.path().join(KEY_FILE).exists());
         }
@@ -548,11 +431,7 @@ mod tests {
     #[test]
     fn what_is_made_before_any_data_is_no_data() {
         let dir = tempfile::tempdir().unwrap();
-        for name in NOT_DATA
-            .iter()
-            .filter(|name| **name != KEY_FILE)
-            .chain(&[".gitkeep"])
-        {
+        for name in NOT_DATA.iter().filter(|name| **name != KEY_FILE).chain(&[".gitkeep"]) {
             fs::write(dir.path().join(name), "").unwrap();
         }
         assert!(load(dir.path()).unwrap().is_none());
@@ -564,24 +443,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write_key(dir.path(), "anything");
         let error = generate(dir.path(), &os_random).unwrap_err();
-        assert!(
-            matches!(error, KeyFileError::Create(CreateError::Exists { .. })),
-            "{error:?}"
-        );
-        assert_eq!(
-            fs::read_to_string(dir.path().join(KEY_FILE)).unwrap(),
-            "anything"
-        );
+        assert!(matches!(error, KeyFileError::Create(CreateError::Exists { .. })), "{error:?}");
+        assert_eq!(fs::read_to_string(dir.path().join(KEY_FILE)).unwrap(), "anything");
     }
 
     #[test]
     fn without_randomness_no_key_is_made() {
         let dir = tempfile::tempdir().unwrap();
         let broken = |_: &mut [u8]| Err(io::Error::other("no entropy"));
-        assert!(matches!(
-            generate(dir.path(), &broken),
-            Err(KeyFileError::Randomness(_))
-        ));
+        assert!(matches!(generate(dir.path(), &broken), Err(KeyFileError::Randomness(_))));
         assert!(!dir.path().join(KEY_FILE).exists());
     }
 
@@ -594,42 +464,22 @@ mod tests {
             fs::write(dir.path().join(OLD_KEYS_FILE), text).unwrap();
             load_old(dir.path(), &current)
         };
-        let keys = read(format!(
-            "# rotated\n\ned25519 a_1 {PUBLIC} 1600000000000\ned25519 a_2 {PUBLIC} 1700000000000\n"
-        ))
-        .unwrap();
+        let keys =
+            read(format!("# rotated\n\ned25519 a_1 {PUBLIC} 1600000000000\ned25519 a_2 {PUBLIC} 1700000000000\n"))
+                .unwrap();
         assert_eq!(keys.len(), 2);
         assert_eq!(keys[0].key_id.as_str(), "ed25519:a_1");
         assert_eq!(u64::from(keys[0].expired_ts.get()), 1_600_000_000_000);
         assert_eq!(BASE64.encode(keys[1].public_key), PUBLIC);
         let table = [
-            (
-                format!("ed25519 a {PUBLIC}"),
-                1,
-                LineProblem::Words {
-                    expected: 4,
-                    found: 3,
-                },
-            ),
-            (
-                format!("\ned25519 a {PUBLIC} soon"),
-                2,
-                LineProblem::ExpiredTs,
-            ),
+            (format!("ed25519 a {PUBLIC}"), 1, LineProblem::Words { expected: 4, found: 3 }),
+            (format!("\ned25519 a {PUBLIC} soon"), 2, LineProblem::ExpiredTs),
             (format!("ed25519 a {PUBLIC} -1"), 1, LineProblem::ExpiredTs),
             ("ed25519 a AAAA 1".to_owned(), 1, LineProblem::Key),
             (format!("rsa a {PUBLIC} 1"), 1, LineProblem::Algorithm),
             (format!("ed25519 a:b {PUBLIC} 1"), 1, LineProblem::Version),
-            (
-                format!("ed25519 now {PUBLIC} 1"),
-                1,
-                LineProblem::VersionTwice,
-            ),
-            (
-                format!("ed25519 a {PUBLIC} 1\ned25519 a {PUBLIC} 2"),
-                2,
-                LineProblem::VersionTwice,
-            ),
+            (format!("ed25519 now {PUBLIC} 1"), 1, LineProblem::VersionTwice),
+            (format!("ed25519 a {PUBLIC} 1\ned25519 a {PUBLIC} 2"), 2, LineProblem::VersionTwice),
         ];
         for (text, at, expected) in table {
             let error = read(text.clone()).unwrap_err();

@@ -46,21 +46,13 @@ pub struct CertificateFiles {
 pub enum TlsError {
     /// A file is missing, unreadable or no PEM of the right kind.
     #[error("{path} holds no usable {what}")]
-    Pem {
-        path: PathBuf,
-        what: &'static str,
-        source: rustls_pki_types::pem::Error,
-    },
+    Pem { path: PathBuf, what: &'static str, source: rustls_pki_types::pem::Error },
     /// The chain file has no certificate.
     #[error("{path} holds no certificate")]
     NoCertificate { path: PathBuf },
     /// Key and certificate are each readable and do not belong together, or are of a kind that is not supported.
     #[error("certificate {certificate} and key {private_key} cannot be used together")]
-    Unusable {
-        certificate: PathBuf,
-        private_key: PathBuf,
-        source: rustls::Error,
-    },
+    Unusable { certificate: PathBuf, private_key: PathBuf, source: rustls::Error },
     /// The self-signed certificate could not be made.
     #[error("no self-signed certificate could be made")]
     SelfSigned(#[source] rcgen::Error),
@@ -76,19 +68,14 @@ pub enum TlsError {
 ///
 /// # Errors
 /// When the files cannot be used now. Later trouble is logged and the last good certificate stays.
-pub fn server_config(
-    files: CertificateFiles,
-    clock: Arc<dyn Clock>,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(files: CertificateFiles, clock: Arc<dyn Clock>) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let unusable = |source| unusable(&files, source);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(unusable)?;
     let resolver = ReloadingCertificate::load(files, provider, clock)?;
-    let mut config = builder
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(resolver));
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }
@@ -99,10 +86,7 @@ pub fn server_config(
 ///
 /// # Errors
 /// When it cannot be made or written.
-pub fn self_signed(
-    data_dir: &Path,
-    server_name: &ServerName,
-) -> Result<CertificateFiles, TlsError> {
+pub fn self_signed(data_dir: &Path, server_name: &ServerName) -> Result<CertificateFiles, TlsError> {
     let files = CertificateFiles {
         certificate: data_dir.join(SELF_SIGNED_CERTIFICATE_FILE),
         private_key: data_dir.join(SELF_SIGNED_KEY_FILE),
@@ -153,25 +137,12 @@ struct Stamp {
 }
 
 impl ReloadingCertificate {
-    fn load(
-        files: CertificateFiles,
-        provider: Arc<CryptoProvider>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, TlsError> {
+    fn load(files: CertificateFiles, provider: Arc<CryptoProvider>, clock: Arc<dyn Clock>) -> Result<Self, TlsError> {
         // Stamped before reading: a change in between is then seen at the next look.
         let stamps = stamps(&files)?;
         let key = certified_key(&files, &provider)?;
-        let current = Mutex::new(Loaded {
-            key,
-            stamps,
-            checked_at: clock.monotonic(),
-        });
-        Ok(Self {
-            files,
-            provider,
-            clock,
-            current,
-        })
+        let current = Mutex::new(Loaded { key, stamps, checked_at: clock.monotonic() });
+        Ok(Self { files, provider, clock, current })
     }
 
     /// The certificate to present now.
@@ -214,79 +185,47 @@ impl ResolvesServerCert for ReloadingCertificate {
 
 impl fmt::Debug for ReloadingCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReloadingCertificate")
-            .field("files", &self.files)
-            .finish_non_exhaustive()
+        f.debug_struct("ReloadingCertificate").field("files", &self.files).finish_non_exhaustive()
     }
 }
 
-fn certified_key(
-    files: &CertificateFiles,
-    provider: &CryptoProvider,
-) -> Result<Arc<CertifiedKey>, TlsError> {
+fn certified_key(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
     let pem_error = |path: &Path, what| {
         let path = path.to_owned();
         move |source| TlsError::Pem { path, what, source }
     };
-    let chain = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let chain = chain.map_err(pem_error(&files.certificate, "certificate"))?;
     if chain.is_empty() {
-        return Err(TlsError::NoCertificate {
-            path: files.certificate.clone(),
-        });
+        return Err(TlsError::NoCertificate { path: files.certificate.clone() });
     }
-    let key = PrivateKeyDer::from_pem_file(&files.private_key)
-        .map_err(pem_error(&files.private_key, "private key"))?;
+    let key = PrivateKeyDer::from_pem_file(&files.private_key).map_err(pem_error(&files.private_key, "private key"))?;
     // Refuses a key that belongs to another certificate.
-    let certified =
-        CertifiedKey::from_der(chain, key, provider).map_err(|source| unusable(files, source))?;
+    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|source| unusable(files, source))?;
     Ok(Arc::new(certified))
 }
 
 fn unusable(files: &CertificateFiles, source: rustls::Error) -> TlsError {
-    TlsError::Unusable {
-        certificate: files.certificate.clone(),
-        private_key: files.private_key.clone(),
-        source,
-    }
+    TlsError::Unusable { certificate: files.certificate.clone(), private_key: files.private_key.clone(), source }
 }
 
 fn stamps(files: &CertificateFiles) -> Result<[Stamp; 2], TlsError> {
     let stamp = |path: &Path| {
-        let metadata = fs::metadata(path).and_then(|metadata| {
-            Ok(Stamp {
-                modified: metadata.modified()?,
-                length: metadata.len(),
-            })
-        });
-        metadata.map_err(|source| TlsError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        let metadata = fs::metadata(path)
+            .and_then(|metadata| Ok(Stamp { modified: metadata.modified()?, length: metadata.len() }));
+        metadata.map_err(|source| TlsError::Io { path: path.to_owned(), source })
     };
     Ok([stamp(&files.certificate)?, stamp(&files.private_key)?])
 }
 
-fn make_self_signed(
-    data_dir: &Path,
-    server_name: &ServerName,
-    files: &CertificateFiles,
-) -> Result<(), TlsError> {
-    let host = server_name
-        .host()
-        .trim_start_matches('[')
-        .trim_end_matches(']');
-    let mut names: Vec<String> = [host, "localhost", "127.0.0.1", "::1"]
-        .map(str::to_owned)
-        .to_vec();
+fn make_self_signed(data_dir: &Path, server_name: &ServerName, files: &CertificateFiles) -> Result<(), TlsError> {
+    let host = server_name.host().trim_start_matches('[').trim_end_matches(']');
+    let mut names: Vec<String> = [host, "localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     names.sort();
     names.dedup();
     let mut params = rcgen::CertificateParams::new(names).map_err(TlsError::SelfSigned)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "Vestibule self-signed");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Vestibule self-signed");
     let key = rcgen::KeyPair::generate().map_err(TlsError::SelfSigned)?;
     let certificate = params.self_signed(&key).map_err(TlsError::SelfSigned)?;
 
@@ -353,15 +292,9 @@ mod tests {
         let data_dir = dir.path().join("data");
         let files = self_signed(&data_dir, name("hs1.example:8448")).unwrap();
         let first = fs::read(&files.certificate).unwrap();
-        assert_eq!(
-            self_signed(&data_dir, name("hs1.example:8448")).unwrap(),
-            files
-        );
+        assert_eq!(self_signed(&data_dir, name("hs1.example:8448")).unwrap(), files);
         assert_eq!(fs::read(&files.certificate).unwrap(), first);
-        assert_eq!(
-            fs::metadata(&files.private_key).unwrap().mode() & 0o7777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&files.private_key).unwrap().mode() & 0o7777, 0o600);
         fs::remove_file(&files.private_key).unwrap();
         self_signed(&data_dir, name("hs1.example:8448")).unwrap();
         assert_ne!(fs::read(&files.certificate).unwrap(), first);
@@ -375,25 +308,18 @@ mod tests {
             let files = self_signed(dir.path(), name(server)).unwrap();
             let server_side = server_config(files.clone(), Arc::new(FakeClock::default())).unwrap();
             let mut roots = rustls::RootCertStore::empty();
-            roots
-                .add(CertificateDer::from_pem_file(&files.certificate).unwrap())
-                .unwrap();
+            roots.add(CertificateDer::from_pem_file(&files.certificate).unwrap()).unwrap();
             let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let client = rustls::ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .unwrap();
+            let client =
+                rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
             let mut client = client.with_root_certificates(roots).with_no_client_auth();
             client.alpn_protocols = vec![b"http/1.1".to_vec()];
             let client = Arc::new(client);
-            let own = name(server)
-                .host()
-                .trim_start_matches('[')
-                .trim_end_matches(']');
+            let own = name(server).host().trim_start_matches('[').trim_end_matches(']');
             for asked in [own, "localhost", "127.0.0.1", "::1"] {
                 let asked = pki_types::ServerName::try_from(asked.to_owned()).unwrap();
                 let mut ours = rustls::ServerConnection::new(Arc::clone(&server_side)).unwrap();
-                let mut theirs =
-                    rustls::ClientConnection::new(Arc::clone(&client), asked.clone()).unwrap();
+                let mut theirs = rustls::ClientConnection::new(Arc::clone(&client), asked.clone()).unwrap();
                 handshake(&mut theirs, &mut ours)
                     .unwrap_or_else(|error| panic!("{server} asked as {asked:?}: {error}"));
                 assert_eq!(theirs.alpn_protocol(), Some(b"http/1.1".as_slice()));
@@ -475,37 +401,15 @@ mod tests {
         let empty = dir.path().join("empty.pem");
         fs::write(&empty, "").unwrap();
         let refusal = |certificate: &Path, private_key: &Path| {
-            let files = CertificateFiles {
-                certificate: certificate.to_owned(),
-                private_key: private_key.to_owned(),
-            };
+            let files = CertificateFiles { certificate: certificate.to_owned(), private_key: private_key.to_owned() };
             let error = server_config(files, Arc::new(FakeClock::default())).unwrap_err();
-            assert!(
-                chain(&error).contains(dir.path().to_str().unwrap()),
-                "{}",
-                chain(&error)
-            );
+            assert!(chain(&error).contains(dir.path().to_str().unwrap()), "{}", chain(&error));
             error
         };
-        assert!(matches!(
-            refusal(&files.certificate, &other.private_key),
-            TlsError::Unusable { .. }
-        ));
-        assert!(matches!(
-            refusal(&empty, &files.private_key),
-            TlsError::NoCertificate { .. }
-        ));
-        assert!(matches!(
-            refusal(&files.certificate, &empty),
-            TlsError::Pem {
-                what: "private key",
-                ..
-            }
-        ));
-        assert!(matches!(
-            refusal(&dir.path().join("gone.pem"), &files.private_key),
-            TlsError::Io { .. }
-        ));
+        assert!(matches!(refusal(&files.certificate, &other.private_key), TlsError::Unusable { .. }));
+        assert!(matches!(refusal(&empty, &files.private_key), TlsError::NoCertificate { .. }));
+        assert!(matches!(refusal(&files.certificate, &empty), TlsError::Pem { what: "private key", .. }));
+        assert!(matches!(refusal(&dir.path().join("gone.pem"), &files.private_key), TlsError::Io { .. }));
     }
 
     #[test]
@@ -513,9 +417,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = self_signed(dir.path(), name("a.example")).unwrap();
         let config = server_config(files, Arc::new(FakeClock::default())).unwrap();
-        assert_eq!(
-            config.alpn_protocols,
-            [b"h2".to_vec(), b"http/1.1".to_vec()]
-        );
+        assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
     }
 }

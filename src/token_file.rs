@@ -43,30 +43,18 @@ pub enum TokenFileError {
 ///
 /// # Errors
 /// See [`TokenFileError`]; an existing file is never changed.
-pub fn load_or_create(
-    path: &Path,
-    readers: Readers,
-    fill_random: FillRandom<'_>,
-) -> Result<Secret, TokenFileError> {
+pub fn load_or_create(path: &Path, readers: Readers, fill_random: FillRandom<'_>) -> Result<Secret, TokenFileError> {
     let text = match private_file::read(path, readers) {
         Ok(text) => text.trim().to_owned(),
         Err(ReadError::Missing { .. }) => make(path, fill_random)?,
         Err(error) => return Err(TokenFileError::Read(error)),
     };
-    Secret::new(text).ok_or_else(|| TokenFileError::Empty {
-        path: path.to_owned(),
-    })
+    Secret::new(text).ok_or_else(|| TokenFileError::Empty { path: path.to_owned() })
 }
 
 fn make(path: &Path, fill_random: FillRandom<'_>) -> Result<String, TokenFileError> {
-    if let Some(directory) = path
-        .parent()
-        .filter(|directory| !directory.as_os_str().is_empty())
-    {
-        let failed = |source| TokenFileError::Directory {
-            path: path.to_owned(),
-            source,
-        };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        let failed = |source| TokenFileError::Directory { path: path.to_owned(), source };
         private_file::create_directory(directory).map_err(failed)?;
     }
     let mut random = [0; TOKEN_BYTES];
@@ -91,10 +79,7 @@ mod tests {
         let path = dir.path().join("data").join(ADMIN_TOKEN_FILE);
         let made = load_or_create(&path, Readers::OwnerOnly, &os_random).unwrap();
         assert_eq!(made.expose().len(), 43);
-        assert_eq!(
-            load_or_create(&path, Readers::OwnerOnly, &os_random).unwrap(),
-            made
-        );
+        assert_eq!(load_or_create(&path, Readers::OwnerOnly, &os_random).unwrap(), made);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
     }
 
@@ -102,16 +87,8 @@ mod tests {
     fn no_two_made_secrets_are_the_same() {
         // V78
         let dir = tempfile::tempdir().unwrap();
-        let made = |number: usize| {
-            load_or_create(
-                &dir.path().join(number.to_string()),
-                Readers::OwnerOnly,
-                &os_random,
-            )
-        };
-        let secrets: BTreeSet<String> = (0..200)
-            .map(|number| made(number).unwrap().expose().to_owned())
-            .collect();
+        let made = |number: usize| load_or_create(&dir.path().join(number.to_string()), Readers::OwnerOnly, &os_random);
+        let secrets: BTreeSet<String> = (0..200).map(|number| made(number).unwrap().expose().to_owned()).collect();
         assert_eq!(secrets.len(), 200);
     }
 
@@ -120,22 +97,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, " \n").unwrap();
-        assert!(matches!(
-            load_or_create(&path, Readers::Anybody, &os_random),
-            Err(TokenFileError::Empty { .. })
-        ));
+        assert!(matches!(load_or_create(&path, Readers::Anybody, &os_random), Err(TokenFileError::Empty { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), " \n");
         fs::write(&path, "s3cret\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(
-            load_or_create(&path, Readers::OwnerOnly, &os_random),
-            Err(TokenFileError::Read(_))
-        ));
-        assert_eq!(
-            load_or_create(&path, Readers::Anybody, &os_random)
-                .unwrap()
-                .expose(),
-            "s3cret"
-        );
+        assert!(matches!(load_or_create(&path, Readers::OwnerOnly, &os_random), Err(TokenFileError::Read(_))));
+        assert_eq!(load_or_create(&path, Readers::Anybody, &os_random).unwrap().expose(), "s3cret");
     }
 }

@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{
-    DeviceId, OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId,
-};
+use ruma::{DeviceId, OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use vestibule_protocol::{clock::UnixMillis, stream::StreamPosition};
 
 use crate::Read;

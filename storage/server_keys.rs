@@ -42,10 +42,7 @@ pub trait ServerKeyStore: Send + Sync {
     ///
     /// # Errors
     /// A [`StorageError`] that says why the store could not be read; nothing changes.
-    fn lookup<'a>(
-        &'a self,
-        server: &'a ServerName,
-    ) -> BoxFuture<'a, Result<Option<StoredServerKeys>, StorageError>>;
+    fn lookup<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<Option<StoredServerKeys>, StorageError>>;
 
     /// Replaces what is stored for `keys.server_name`. Durable when it returns `Ok`.
     ///

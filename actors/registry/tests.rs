@@ -226,7 +226,10 @@ async fn failing_load(world: &World, room: &TestRoom) {
     assert!(asked.as_mut().now_or_never().is_none());
     world.storage.fail_reads(1);
     let answer = asked.await;
-    assert!(matches!(answer, Err(AskError::Storage(CommitError::Storage(StorageError::Unavailable { .. })))), "{answer:?}");
+    assert!(
+        matches!(answer, Err(AskError::Storage(CommitError::Storage(StorageError::Unavailable { .. })))),
+        "{answer:?}"
+    );
 }
 
 #[actix::test]

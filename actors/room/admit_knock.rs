@@ -15,10 +15,7 @@ use vestibule_protocol::{
 use vestibule_storage::room::{Decision, DecisionAction};
 
 use super::{
-    Lookups, Room, RoomChange, RoomMessage, Turn,
-    apply::Placed,
-    gather::Need,
-    incoming::IncomingStop,
+    Lookups, Room, RoomChange, RoomMessage, Turn, apply::Placed, gather::Need, incoming::IncomingStop,
     memory::ShownState,
 };
 use crate::limits::{KnockSource, SourceNetwork};
@@ -102,19 +99,20 @@ impl AdmitKnock {
             return Err(Stop::AlreadyHere);
         }
         let version = room.version().clone();
-        let before = room
-            .judge_incoming(event, lookups, |state| authorize_knock(&version, event, state))
-            .map_err(|stop| match stop {
-                IncomingStop::Need(need) => Stop::Need(need),
-                IncomingStop::Refused(refusal) => Stop::Refused(refusal),
-                IncomingStop::NotAuthorized(refusal) => {
-                    Stop::Refused(KnockRefusal::NotAuthorized { reason: refusal.reason })
-                }
-                IncomingStop::UnknownPrevEvents(event_ids) => {
-                    Stop::Refused(KnockRefusal::UnknownPrevEvents { event_ids })
-                }
-                IncomingStop::UnknownAuthEvents(event_ids) => {
-                    Stop::Refused(KnockRefusal::UnknownAuthEvents { event_ids })
+        let before =
+            room.judge_incoming(event, lookups, |state| authorize_knock(&version, event, state)).map_err(|stop| {
+                match stop {
+                    IncomingStop::Need(need) => Stop::Need(need),
+                    IncomingStop::Refused(refusal) => Stop::Refused(refusal),
+                    IncomingStop::NotAuthorized(refusal) => {
+                        Stop::Refused(KnockRefusal::NotAuthorized { reason: refusal.reason })
+                    }
+                    IncomingStop::UnknownPrevEvents(event_ids) => {
+                        Stop::Refused(KnockRefusal::UnknownPrevEvents { event_ids })
+                    }
+                    IncomingStop::UnknownAuthEvents(event_ids) => {
+                        Stop::Refused(KnockRefusal::UnknownAuthEvents { event_ids })
+                    }
                 }
             })?;
         check_policy(&room.context.policy, &room.pending, event.sender(), room.now())?;

@@ -113,7 +113,10 @@ impl Room {
         }
         if !appended.changes.is_empty() {
             let mut changes = change.current.take().map(|current| current.changes).unwrap_or_default();
-            let newer = appended.changes.into_iter().map(|entry| (entry.key, entry.new.map(|event| event.event_id().to_owned())));
+            let newer = appended
+                .changes
+                .into_iter()
+                .map(|entry| (entry.key, entry.new.map(|event| event.event_id().to_owned())));
             for (key, event_id) in newer {
                 changes.retain(|(earlier, _): &(StateKey, _)| *earlier != key);
                 changes.push((key, event_id));

@@ -1,10 +1,7 @@
 //! Changes a membership for a local user: join, invite, knock, leave, kick, ban, unban.
 //! May not: sign what the rules refuse.
 
-use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedUserId, UserId,
-    events::TimelineEventType,
-};
+use ruma::{CanonicalJsonObject, OwnedEventId, OwnedUserId, UserId, events::TimelineEventType};
 use vestibule_protocol::{
     membership::{
         KnockRefusal, MembershipRefusal,
@@ -155,4 +152,3 @@ impl ChangeMembership {
         Ok(placed)
     }
 }
-

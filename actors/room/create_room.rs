@@ -10,7 +10,10 @@ use ruma::{
 use vestibule_protocol::{
     auth::authorize_by_shape,
     membership::{CreateRefusal, handshake::member_content},
-    pdu::{Pdu, event_builder::{BuildRefusal, EventDraft, GraphPlace}},
+    pdu::{
+        Pdu,
+        event_builder::{BuildRefusal, EventDraft, GraphPlace},
+    },
     room_graph::{CurrentAfter, RoomGraph, StateBefore},
     room_version::{Hosting, RoomVersion},
     stream::TimelineOrder,

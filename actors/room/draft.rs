@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use serde_json::value::to_raw_value;
 use vestibule_protocol::{
-    clock::UnixMillis,
     auth::{NotAuthorized, authorize_by_shape, authorize_by_state, selection},
-    pdu::{Pdu, event_builder::{BuildRefusal, EventDraft, GraphPlace}},
+    clock::UnixMillis,
+    pdu::{
+        Pdu,
+        event_builder::{BuildRefusal, EventDraft, GraphPlace},
+    },
     room_graph::{CurrentAfter, StateBefore, StateNode},
 };
 
@@ -38,8 +41,15 @@ impl Room {
         let content = to_raw_value(&draft.content)
             .map_err(|error| DraftStop::Build(BuildRefusal::BadContent(error.to_string())))?;
         let select = |state: &_| {
-            selection::select_auth_events(&version, &draft.kind, &draft.sender, draft.state_key.as_deref(), &content, state)
-                .map_err(DraftStop::NotAuthorized)
+            selection::select_auth_events(
+                &version,
+                &draft.kind,
+                &draft.sender,
+                draft.state_key.as_deref(),
+                &content,
+                state,
+            )
+            .map_err(DraftStop::NotAuthorized)
         };
         let wanted = select(self.state())?;
         let (prev_events, depth) = self.graph.cite(&wanted);
@@ -66,7 +76,9 @@ impl Room {
         let version = self.version();
         let judged = draft.to_judged_form(&placed.place, version).map_err(DraftStop::Build)?;
         let find = |id: &ruma::EventId| placed.auth_events.iter().find(|event| event.event_id() == id).cloned();
-        let find_create = |id: &ruma::EventId| find(id).or_else(|| self.state().create().filter(|create| create.event_id() == id).cloned());
+        let find_create = |id: &ruma::EventId| {
+            find(id).or_else(|| self.state().create().filter(|create| create.event_id() == id).cloned())
+        };
         authorize_by_shape(version, &judged, find_create).map_err(DraftStop::NotAuthorized)?;
         authorize_by_state(version, &judged, placed.before.state()).map_err(DraftStop::NotAuthorized)?;
         authorize_by_state(version, &judged, self.state()).map_err(DraftStop::NotAuthorized)?;

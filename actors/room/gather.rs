@@ -12,7 +12,10 @@ use vestibule_protocol::{
     pdu::{Pdu, Standing},
     room_graph::{StateNode, Unresolved},
     room_version::RoomVersion,
-    state::{StateKey, StateMap, StateVersion, resolution::{AuthEvents, resolve}},
+    state::{
+        StateKey, StateMap, StateVersion,
+        resolution::{AuthEvents, resolve},
+    },
 };
 use vestibule_storage::{error::StorageError, room::StoredEvent};
 
@@ -195,7 +198,8 @@ pub(super) async fn state_at(
         return Ok(None);
     };
     let mut state = current.state().clone();
-    let gone: Vec<StateKey> = state.iter().map(|(key, _)| key.clone()).filter(|key| !wanted.contains_key(key)).collect();
+    let gone: Vec<StateKey> =
+        state.iter().map(|(key, _)| key.clone()).filter(|key| !wanted.contains_key(key)).collect();
     for key in &gone {
         state.remove(key);
     }
@@ -208,7 +212,9 @@ pub(super) async fn state_at(
         match stored {
             Some(stored) => state.insert(stored.event),
             None => {
-                return Err(StorageError::Corrupt { what: format!("state {} of {room_id} lacks {event_id}", version.0) });
+                return Err(StorageError::Corrupt {
+                    what: format!("state {} of {room_id} lacks {event_id}", version.0),
+                });
             }
         }
     }

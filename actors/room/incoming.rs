@@ -83,11 +83,7 @@ impl Room {
         }
         let version = self.version().clone();
         let find = |id: &EventId| {
-            auth_events
-                .iter()
-                .chain(self.state().create())
-                .find(|auth_event| auth_event.event_id() == id)
-                .cloned()
+            auth_events.iter().chain(self.state().create()).find(|auth_event| auth_event.event_id() == id).cloned()
         };
         authorize_by_shape(&version, event, find).map_err(IncomingStop::NotAuthorized)?;
         let mut state_of_auth_events: StateMap = auth_events.iter().cloned().collect();

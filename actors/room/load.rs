@@ -46,8 +46,14 @@ pub(crate) async fn load(context: Arc<RoomContext>, room_id: &RoomId) -> Result<
         })
         .await
         .map_err(|_| LoadError::NotDone)?;
-    let mut graph =
-        RoomGraph::resume(version, seed, current.clone(), Vec::new(), snapshot.next_state_version, snapshot.next_arrival);
+    let mut graph = RoomGraph::resume(
+        version,
+        seed,
+        current.clone(),
+        Vec::new(),
+        snapshot.next_state_version,
+        snapshot.next_arrival,
+    );
     for (row, stored) in snapshot.extremities {
         let state = state_at(&context, room_id, stored.state_before, &current).await?.unwrap_or_default();
         let before = if stored.state_before == current.version() {

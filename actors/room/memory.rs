@@ -6,10 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName,
-    events::StateEventType,
-};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName, events::StateEventType};
 use serde_json::value::RawValue;
 use vestibule_protocol::{
     clock::UnixMillis,
@@ -59,7 +56,12 @@ pub struct Room {
 }
 
 impl Room {
-    pub(super) fn new(room_id: OwnedRoomId, context: Arc<RoomContext>, graph: RoomGraph, next_order: TimelineOrder) -> Self {
+    pub(super) fn new(
+        room_id: OwnedRoomId,
+        context: Arc<RoomContext>,
+        graph: RoomGraph,
+        next_order: TimelineOrder,
+    ) -> Self {
         let mut room = Self {
             room_id,
             context,

@@ -3,11 +3,17 @@
 
 use ruma::{
     CanonicalJsonObject, Int, OwnedEventId, OwnedUserId, UserId,
-    events::{TimelineEventType, room::{member::MembershipState, power_levels::UserPowerLevel}},
+    events::{
+        TimelineEventType,
+        room::{member::MembershipState, power_levels::UserPowerLevel},
+    },
 };
 use vestibule_protocol::{
     membership::SendRefusal,
-    pdu::{Pdu, event_builder::{BuildRefusal, EventDraft}},
+    pdu::{
+        Pdu,
+        event_builder::{BuildRefusal, EventDraft},
+    },
     state::PowerAction,
 };
 use vestibule_storage::room::ClientTransaction;

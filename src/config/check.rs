@@ -39,37 +39,21 @@ pub(super) fn across_keys(config: &Config) -> Result<(), ConfigError> {
 
 fn listeners(listeners: &[Listener]) -> Result<(), ConfigError> {
     if listeners.is_empty() {
-        return Err(ConfigError::of_value(
-            "listener",
-            "expected at least one listener",
-        ));
+        return Err(ConfigError::of_value("listener", "expected at least one listener"));
     }
     let mut seen: BTreeMap<SocketAddr, usize> = BTreeMap::new();
     for (index, listener) in listeners.iter().enumerate() {
-        let refuse = |key: &str, problem: String| {
-            Err(ConfigError::of_value(
-                format!("listener.{index}.{key}"),
-                problem,
-            ))
-        };
+        let refuse =
+            |key: &str, problem: String| Err(ConfigError::of_value(format!("listener.{index}.{key}"), problem));
         if listener.serves.is_empty() {
-            return refuse(
-                "serves",
-                "expected one or more of \"client\", \"federation\" and \"admin\"".to_owned(),
-            );
+            return refuse("serves", "expected one or more of \"client\", \"federation\" and \"admin\"".to_owned());
         }
         match (&listener.tls_certificate, &listener.tls_private_key) {
             (Some(_), None) => {
-                return refuse(
-                    "tls_private_key",
-                    "is required beside tls_certificate".to_owned(),
-                );
+                return refuse("tls_private_key", "is required beside tls_certificate".to_owned());
             }
             (None, Some(_)) => {
-                return refuse(
-                    "tls_certificate",
-                    "is required beside tls_private_key".to_owned(),
-                );
+                return refuse("tls_certificate", "is required beside tls_private_key".to_owned());
             }
             (Some(_), Some(_)) if !listener.tls => {
                 return refuse("tls", "must be true when a certificate is given".to_owned());
@@ -79,13 +63,7 @@ fn listeners(listeners: &[Listener]) -> Result<(), ConfigError> {
         // With port 0 each listener gets a port of its own.
         let is_fixed = listener.address.port() != 0;
         if let Some(other) = seen.insert(listener.address, index).filter(|_| is_fixed) {
-            return refuse(
-                "address",
-                format!(
-                    "{} is the address of listener.{other} already",
-                    listener.address
-                ),
-            );
+            return refuse("address", format!("{} is the address of listener.{other} already", listener.address));
         }
     }
     Ok(())
@@ -95,15 +73,10 @@ fn well_known(config: &Config) -> Result<(), ConfigError> {
     let Some(url) = &config.well_known_client else {
         return Ok(());
     };
-    let rest = url
-        .strip_prefix("https://")
-        .or_else(|| url.strip_prefix("http://"))
-        .unwrap_or_default();
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
     let host = rest.split('/').next().unwrap_or_default();
-    let is_base_url = !host.is_empty()
-        && rest
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}?#@".contains(&byte));
+    let is_base_url =
+        !host.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}?#@".contains(&byte));
     if is_base_url {
         return Ok(());
     }
@@ -133,31 +106,14 @@ fn federation(config: &Config) -> Result<(), ConfigError> {
             "{} is shorter than retry_backoff_min, {}",
             federation.retry_backoff_max, federation.retry_backoff_min
         );
-        return Err(ConfigError::of_value(
-            "federation.retry_backoff_max",
-            problem,
-        ));
+        return Err(ConfigError::of_value("federation.retry_backoff_max", problem));
     }
-    if let Some((name, address)) = federation
-        .server_addresses
-        .iter()
-        .find(|(_, address)| address.port() == 0)
-    {
+    if let Some((name, address)) = federation.server_addresses.iter().find(|(_, address)| address.port() == 0) {
         let problem = format!("{address} has no port to connect to");
-        return Err(ConfigError::of_value(
-            format!("federation.server_addresses.\"{name}\""),
-            problem,
-        ));
+        return Err(ConfigError::of_value(format!("federation.server_addresses.\"{name}\""), problem));
     }
-    if let Some(index) = federation
-        .notaries
-        .iter()
-        .position(|notary| *notary == config.server_name)
-    {
-        return Err(ConfigError::of_value(
-            format!("federation.notaries.{index}"),
-            "a server is no notary of itself",
-        ));
+    if let Some(index) = federation.notaries.iter().position(|notary| *notary == config.server_name) {
+        return Err(ConfigError::of_value(format!("federation.notaries.{index}"), "a server is no notary of itself"));
     }
     Ok(())
 }
@@ -165,47 +121,28 @@ fn federation(config: &Config) -> Result<(), ConfigError> {
 fn limits(config: &Config) -> Result<(), ConfigError> {
     above_zero("actors.idle_timeout", config.actors.idle_timeout)?;
     let at_least_one = [
-        (
-            "actors.mailbox_capacity",
-            config.actors.mailbox_capacity == 0,
-        ),
+        ("actors.mailbox_capacity", config.actors.mailbox_capacity == 0),
         ("actors.live_max", config.actors.live_max == 0),
     ];
     if let Some((key, _)) = at_least_one.into_iter().find(|(_, is_zero)| *is_zero) {
         return Err(ConfigError::of_value(key, "expected at least 1"));
     }
     if config.storage.cache.get() < CACHE_BYTES_MIN {
-        let problem = format!(
-            "{} is too small; expected at least 1MiB",
-            config.storage.cache
-        );
+        let problem = format!("{} is too small; expected at least 1MiB", config.storage.cache);
         return Err(ConfigError::of_value("storage.cache", problem));
     }
     for (name, bucket) in config.rate_limit.buckets() {
-        let refuse = |key: &str, problem: String| {
-            Err(ConfigError::of_value(
-                format!("rate_limit.{name}.{key}"),
-                problem,
-            ))
-        };
+        let refuse =
+            |key: &str, problem: String| Err(ConfigError::of_value(format!("rate_limit.{name}.{key}"), problem));
         let is_rate = bucket.per_second > 0.0 && bucket.per_second <= f64::from(BUCKET_MAX);
         if !is_rate {
             return refuse(
                 "per_second",
-                format!(
-                    "{} is no rate; expected a number above 0 and up to {BUCKET_MAX}",
-                    bucket.per_second
-                ),
+                format!("{} is no rate; expected a number above 0 and up to {BUCKET_MAX}", bucket.per_second),
             );
         }
         if !(1..=BUCKET_MAX).contains(&bucket.burst) {
-            return refuse(
-                "burst",
-                format!(
-                    "{} is out of range; expected 1 to {BUCKET_MAX}",
-                    bucket.burst
-                ),
-            );
+            return refuse("burst", format!("{} is out of range; expected 1 to {BUCKET_MAX}", bucket.burst));
         }
     }
     Ok(())

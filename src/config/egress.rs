@@ -50,15 +50,9 @@ impl fmt::Debug for BannedKey {
 impl<'de> Deserialize<'de> for BannedKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let key = BASE64
-            .decode(&text)
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok());
+        let key = BASE64.decode(&text).ok().and_then(|bytes| bytes.try_into().ok());
         key.map(Self).ok_or_else(|| {
-            de::Error::invalid_value(
-                Unexpected::Str(&text),
-                &"the base64 of a 32-byte ed25519 public key",
-            )
+            de::Error::invalid_value(Unexpected::Str(&text), &"the base64 of a 32-byte ed25519 public key")
         })
     }
 }
@@ -69,13 +63,9 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
     impl<'de> Deserialize<'de> for Network {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             let text = String::deserialize(deserializer)?;
-            let network =
-                IpNet::from_str(&text).or_else(|_| IpAddr::from_str(&text).map(IpNet::from));
+            let network = IpNet::from_str(&text).or_else(|_| IpAddr::from_str(&text).map(IpNet::from));
             network.map(Self).map_err(|_| {
-                de::Error::invalid_value(
-                    Unexpected::Str(&text),
-                    &"a network such as \"10.0.0.0/8\" or an IP address",
-                )
+                de::Error::invalid_value(Unexpected::Str(&text), &"a network such as \"10.0.0.0/8\" or an IP address")
             })
         }
     }
@@ -84,24 +74,17 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
 }
 
 /// Globs over server names: `*` is any text, `?` any one character. They are matched without the port, as in server ACLs.
-pub(super) fn server_globs<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<String>, D::Error> {
+pub(super) fn server_globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Glob(String);
     impl<'de> Deserialize<'de> for Glob {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             let text = String::deserialize(deserializer)?;
-            let is_glob = !text.is_empty()
-                && text
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"*?.-:[]".contains(&byte));
+            let is_glob =
+                !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"*?.-:[]".contains(&byte));
             if is_glob {
                 return Ok(Self(text));
             }
-            Err(de::Error::invalid_value(
-                Unexpected::Str(&text),
-                &"a glob over server names such as \"*.example.org\"",
-            ))
+            Err(de::Error::invalid_value(Unexpected::Str(&text), &"a glob over server names such as \"*.example.org\""))
         }
     }
     let globs = Vec::<Glob>::deserialize(deserializer)?;

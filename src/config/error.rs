@@ -15,25 +15,13 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, source: io::Error },
     /// The file is not TOML.
     #[error("configuration file {path}, line {line}, column {column}: {problem}")]
-    Syntax {
-        path: PathBuf,
-        line: usize,
-        column: usize,
-        problem: String,
-    },
+    Syntax { path: PathBuf, line: usize, column: usize, problem: String },
     /// A key that does not exist, or a value that it cannot have.
     #[error("{}", Key { key, problem, set_by: set_by.as_ref() })]
-    Key {
-        key: String,
-        problem: String,
-        set_by: Option<SetBy>,
-    },
+    Key { key: String, problem: String, set_by: Option<SetBy> },
     /// The secret file that a key names cannot be used.
     #[error("{key}: the secret file cannot be used")]
-    SecretFile {
-        key: &'static str,
-        source: private_file::ReadError,
-    },
+    SecretFile { key: &'static str, source: private_file::ReadError },
     /// `--set` without `=`, or with a key that TOML cannot read.
     #[error(
         "--set {argument}: expected KEY=VALUE with a dotted key such as knock.repeat_after, listener.0.address or federation.server_addresses.\"hs1:8448\""
@@ -60,11 +48,7 @@ pub enum SetBy {
 impl ConfigError {
     /// A value that is wrong beside others.
     pub(super) fn of_value(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Key {
-            key: key.into(),
-            problem: problem.into(),
-            set_by: None,
-        }
+        Self::Key { key: key.into(), problem: problem.into(), set_by: None }
     }
 
     /// The dotted key that the error is about, if it is about one.
@@ -73,10 +57,7 @@ impl ConfigError {
         match self {
             Self::Key { key, .. } => Some(key),
             Self::SecretFile { key, .. } => Some(key),
-            Self::Unreadable { .. }
-            | Self::Syntax { .. }
-            | Self::BadSet { .. }
-            | Self::BadVariable { .. } => None,
+            Self::Unreadable { .. } | Self::Syntax { .. } | Self::BadSet { .. } | Self::BadVariable { .. } => None,
         }
     }
 }

@@ -75,23 +75,11 @@ pub(super) fn merge(
             Ok(config) => return Ok(config),
             Err(refused) => refused,
         };
-        let culprit = overrides
-            .iter()
-            .enumerate()
-            .rev()
-            .find(|(_, change)| change.concerns(&path));
-        let set_by = culprit
-            .map(|(_, change)| change.set_by.clone())
-            .or_else(|| file.clone());
-        let error = first_error.unwrap_or(ConfigError::Key {
-            key: dotted(&path),
-            problem,
-            set_by,
-        });
+        let culprit = overrides.iter().enumerate().rev().find(|(_, change)| change.concerns(&path));
+        let set_by = culprit.map(|(_, change)| change.set_by.clone()).or_else(|| file.clone());
+        let error = first_error.unwrap_or(ConfigError::Key { key: dotted(&path), problem, set_by });
         match culprit {
-            Some((number, change)) if change.path == path && taken_as_text.insert(number) => {
-                first_error = Some(error)
-            }
+            Some((number, change)) if change.path == path && taken_as_text.insert(number) => first_error = Some(error),
             _ => return Err(error),
         }
     }
@@ -106,23 +94,15 @@ impl Override {
         };
         let refused = |depth: usize, problem: String| {
             let key = dotted(self.path.get(..depth).unwrap_or(&self.path));
-            ConfigError::Key {
-                key,
-                problem,
-                set_by: Some(self.set_by.clone()),
-            }
+            ConfigError::Key { key, problem, set_by: Some(self.set_by.clone()) }
         };
         let Some((first, rest)) = self.path.split_first() else {
             return Ok(());
         };
-        let mut place = table
-            .entry(first.as_str())
-            .or_insert_with(|| Value::Table(Table::new()));
+        let mut place = table.entry(first.as_str()).or_insert_with(|| Value::Table(Table::new()));
         for (depth, key) in rest.iter().enumerate() {
             place = match place {
-                Value::Table(table) => table
-                    .entry(key.as_str())
-                    .or_insert_with(|| Value::Table(Table::new())),
+                Value::Table(table) => table.entry(key.as_str()).or_insert_with(|| Value::Table(Table::new())),
                 Value::Array(array) => {
                     let length = array.len();
                     let problem = || format!("expected the number of a list entry, 0 to {length}");
@@ -130,17 +110,12 @@ impl Override {
                     if index == length {
                         array.push(Value::Table(Table::new()));
                     }
-                    array
-                        .get_mut(index)
-                        .ok_or_else(|| refused(depth + 2, problem()))?
+                    array.get_mut(index).ok_or_else(|| refused(depth + 2, problem()))?
                 }
                 other => {
                     return Err(refused(
                         depth + 1,
-                        format!(
-                            "this is a {}, so nothing can be set inside it",
-                            other.type_str()
-                        ),
+                        format!("this is a {}, so nothing can be set inside it", other.type_str()),
                     ));
                 }
             };
@@ -165,41 +140,23 @@ fn of_variable(name: &OsString, value: OsString) -> Result<Option<Override>, Con
     if !printable.starts_with(VARIABLE_PREFIX) {
         return Ok(None);
     }
-    let bad = || ConfigError::BadVariable {
-        name: printable.to_string(),
-    };
-    let key = name
-        .to_str()
-        .and_then(|name| name.strip_prefix(VARIABLE_PREFIX))
-        .ok_or_else(bad)?;
-    let path: Vec<String> = key
-        .split(VARIABLE_SEPARATOR)
-        .map(str::to_lowercase)
-        .collect();
+    let bad = || ConfigError::BadVariable { name: printable.to_string() };
+    let key = name.to_str().and_then(|name| name.strip_prefix(VARIABLE_PREFIX)).ok_or_else(bad)?;
+    let path: Vec<String> = key.split(VARIABLE_SEPARATOR).map(str::to_lowercase).collect();
     if path.iter().any(String::is_empty) {
         return Err(bad());
     }
     let text = value.into_string().map_err(|_| bad())?;
-    Ok(Some(Override {
-        path,
-        text,
-        set_by: SetBy::Variable(printable.to_string()),
-    }))
+    Ok(Some(Override { path, text, set_by: SetBy::Variable(printable.to_string()) }))
 }
 
 fn of_argument(argument: &str) -> Result<Override, ConfigError> {
     // Only the key is shown on error: the value may be a secret.
     let (key, text) = split_at_equals(argument);
-    let bad = || ConfigError::BadSet {
-        argument: key.to_owned(),
-    };
+    let bad = || ConfigError::BadSet { argument: key.to_owned() };
     let text = text.ok_or_else(bad)?;
     let path = path_of_key(key).ok_or_else(bad)?;
-    Ok(Override {
-        path,
-        text: text.to_owned(),
-        set_by: SetBy::Argument,
-    })
+    Ok(Override { path, text: text.to_owned(), set_by: SetBy::Argument })
 }
 
 /// Splits at the first `=` that is not inside quotes.
@@ -238,10 +195,7 @@ fn path_of_key(key: &str) -> Option<Vec<String>> {
 
 fn parse(path: &Path, text: &str) -> Result<Table, ConfigError> {
     text.parse::<Table>().map_err(|error| {
-        let before = error
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .unwrap_or_default();
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let column = before[line_start..].chars().count() + 1;
         ConfigError::Syntax {
@@ -258,9 +212,7 @@ fn lay_over(below: &mut Table, above: Table, path: &mut Vec<String>) {
     for (key, value) in above {
         path.push(key.clone());
         match (below.get_mut(&key), value) {
-            (Some(Value::Table(below)), Value::Table(above)) if !is_user_keyed(path) => {
-                lay_over(below, above, path)
-            }
+            (Some(Value::Table(below)), Value::Table(above)) if !is_user_keyed(path) => lay_over(below, above, path),
             (_, value) => {
                 below.insert(key, value);
             }
@@ -297,14 +249,8 @@ fn required_but_missing(table: &Table) -> Option<Vec<String>> {
     let listeners = table.get("listener")?.as_array()?.iter().enumerate();
     let of_listeners = listeners.filter_map(|(index, listener)| {
         let listener = listener.as_table()?;
-        let missing = ["address", "serves"]
-            .into_iter()
-            .find(|key| !listener.contains_key(*key))?;
-        Some(vec![
-            "listener".to_owned(),
-            index.to_string(),
-            missing.to_owned(),
-        ])
+        let missing = ["address", "serves"].into_iter().find(|key| !listener.contains_key(*key))?;
+        Some(vec!["listener".to_owned(), index.to_string(), missing.to_owned()])
     });
     of_listeners.into_iter().next()
 }
@@ -312,15 +258,9 @@ fn required_but_missing(table: &Table) -> Option<Vec<String>> {
 /// The key as `--set` takes it.
 fn dotted(path: &[String]) -> String {
     let quoted = |key: &String| {
-        let is_bare = !key.is_empty()
-            && key
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-        if is_bare {
-            key.clone()
-        } else {
-            format!("{key:?}")
-        }
+        let is_bare =
+            !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+        if is_bare { key.clone() } else { format!("{key:?}") }
     };
     path.iter().map(quoted).collect::<Vec<_>>().join(".")
 }

@@ -61,9 +61,5 @@ pub(super) fn defaults() -> Vec<Listener> {
     let mut federation = plain(8448, Serves::Federation);
     federation.serves.insert(Serves::Client);
     federation.tls = true;
-    vec![
-        plain(8008, Serves::Client),
-        federation,
-        plain(8009, Serves::Admin),
-    ]
+    vec![plain(8008, Serves::Client), federation, plain(8009, Serves::Admin)]
 }

@@ -49,10 +49,7 @@ pub struct RateLimit {
 
 /// A token bucket: `burst` at once, refilled by `per_second`.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "a bucket such as { per_second = 1.0, burst = 10 }"
-)]
+#[serde(deny_unknown_fields, expecting = "a bucket such as { per_second = 1.0, burst = 10 }")]
 pub struct Bucket {
     /// Tokens that come back each second; above zero.
     pub per_second: f64,
@@ -89,10 +86,7 @@ impl RateLimit {
             ("rooms_by_user", self.rooms_by_user),
             ("joins_by_user", self.joins_by_user),
             ("invites_by_user", self.invites_by_user),
-            (
-                "failed_admin_tokens_by_address",
-                self.failed_admin_tokens_by_address,
-            ),
+            ("failed_admin_tokens_by_address", self.failed_admin_tokens_by_address),
         ]
     }
 }

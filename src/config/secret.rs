@@ -69,10 +69,7 @@ mod tests {
     #[test]
     fn debug_output_is_the_same_for_all_secrets() {
         let secret = Secret::new("hunter2".to_owned()).unwrap();
-        assert_eq!(
-            format!("{secret:?} {:#?}", Some(&secret)),
-            "[secret] Some(\n    [secret],\n)"
-        );
+        assert_eq!(format!("{secret:?} {:#?}", Some(&secret)), "[secret] Some(\n    [secret],\n)");
     }
 
     #[test]
@@ -86,10 +83,7 @@ mod tests {
             let value: toml::Value = value.parse().unwrap();
             let message = value.try_into::<Secret>().unwrap_err().to_string();
             assert!(message.contains("string"), "{message}");
-            assert!(
-                !message.contains("47") && !message.contains("true"),
-                "{message}"
-            );
+            assert!(!message.contains("47") && !message.contains("true"), "{message}");
         }
     }
 }

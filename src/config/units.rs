@@ -11,26 +11,13 @@ use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 const SPAN_FORM: &str = "a duration such as \"500ms\", \"30s\", \"10m\", \"1h\" or \"7d\"";
 
 /// What a size looks like, for error messages.
-const SIZE_FORM: &str =
-    "a size such as \"512B\", \"64KiB\", \"1MiB\", \"2GiB\", or a whole number of bytes";
+const SIZE_FORM: &str = "a size such as \"512B\", \"64KiB\", \"1MiB\", \"2GiB\", or a whole number of bytes";
 
 /// Milliseconds in each unit of a duration, largest first; the order decides how a duration is printed.
-const SPAN_UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
+const SPAN_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Bytes in each unit of a size, largest first.
-const SIZE_UNITS: [(&str, u64); 5] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const SIZE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// Longest duration that is accepted: a hundred years. Longer ones overflow when they are added to a time.
 const SPAN_MS_MAX: u64 = 36_525 * 86_400_000;
@@ -96,10 +83,7 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let ms = parse_with_unit(text, &SPAN_UNITS).filter(|ms| *ms <= SPAN_MS_MAX);
-        ms.map(|ms| Self(Duration::from_millis(ms)))
-            .ok_or(UnitError {
-                expected: SPAN_FORM,
-            })
+        ms.map(|ms| Self(Duration::from_millis(ms))).ok_or(UnitError { expected: SPAN_FORM })
     }
 }
 
@@ -108,9 +92,7 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let bytes = parse_with_unit(text, &SIZE_UNITS).or_else(|| text.parse().ok());
-        bytes.map(Self).ok_or(UnitError {
-            expected: SIZE_FORM,
-        })
+        bytes.map(Self).ok_or(UnitError { expected: SIZE_FORM })
     }
 }
 
@@ -143,8 +125,7 @@ impl<'de> Deserialize<'de> for Span {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-                text.parse()
-                    .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+                text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_any(SpanVisitor)
@@ -162,14 +143,11 @@ impl<'de> Deserialize<'de> for ByteSize {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
-                text.parse()
-                    .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+                text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
             }
 
             fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
-                u64::try_from(bytes)
-                    .map(ByteSize)
-                    .map_err(|_| E::invalid_value(Unexpected::Signed(bytes), &self))
+                u64::try_from(bytes).map(ByteSize).map_err(|_| E::invalid_value(Unexpected::Signed(bytes), &self))
             }
 
             fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
@@ -190,10 +168,7 @@ fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// Prints in the largest unit that divides the number.
 fn print_with_unit(number: u64, units: &[(&str, u64)], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match units
-        .iter()
-        .find(|(_, factor)| number.is_multiple_of(*factor))
-    {
+    match units.iter().find(|(_, factor)| number.is_multiple_of(*factor)) {
         Some((unit, factor)) => write!(f, "{}{unit}", number / factor),
         None => write!(f, "{number}"),
     }
@@ -224,41 +199,17 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in [
-            "",
-            "5",
-            "s",
-            "-1s",
-            "1.5s",
-            "1 s",
-            "1S",
-            "1w",
-            "1h30m",
-            "٣s",
-            "18446744073709551615d",
-            "36526d",
-            " 1s",
-        ] {
-            assert_eq!(
-                text.parse::<Span>(),
-                Err(UnitError {
-                    expected: SPAN_FORM
-                }),
-                "{text}"
-            );
+        for text in
+            ["", "5", "s", "-1s", "1.5s", "1 s", "1S", "1w", "1h30m", "٣s", "18446744073709551615d", "36526d", " 1s"]
+        {
+            assert_eq!(text.parse::<Span>(), Err(UnitError { expected: SPAN_FORM }), "{text}");
         }
     }
 
     #[test]
     fn sizes_parse_and_print_alike() {
-        let table = [
-            ("0B", 0),
-            ("512B", 512),
-            ("64KiB", 65_536),
-            ("1MiB", 1 << 20),
-            ("3GiB", 3 << 30),
-            ("1TiB", 1 << 40),
-        ];
+        let table =
+            [("0B", 0), ("512B", 512), ("64KiB", 65_536), ("1MiB", 1 << 20), ("3GiB", 3 << 30), ("1TiB", 1 << 40)];
         for (text, bytes) in table {
             let size: ByteSize = text.parse().unwrap();
             assert_eq!(size.get(), bytes, "{text}");
@@ -269,23 +220,8 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in [
-            "",
-            "KiB",
-            "1KB",
-            "1kib",
-            "1 KiB",
-            "-1B",
-            "1.5MiB",
-            "99999999TiB",
-        ] {
-            assert_eq!(
-                text.parse::<ByteSize>(),
-                Err(UnitError {
-                    expected: SIZE_FORM
-                }),
-                "{text}"
-            );
+        for text in ["", "KiB", "1KB", "1kib", "1 KiB", "-1B", "1.5MiB", "99999999TiB"] {
+            assert_eq!(text.parse::<ByteSize>(), Err(UnitError { expected: SIZE_FORM }), "{text}");
         }
     }
 

@@ -169,28 +169,17 @@ impl ServerRequest {
 
     /// A signed `PUT` of a JSON text.
     pub fn put(path_and_query: impl Into<String>, body: impl Into<Bytes>) -> Self {
-        Self {
-            method: Method::PUT,
-            body: Some(body.into()),
-            ..Self::get(path_and_query)
-        }
+        Self { method: Method::PUT, body: Some(body.into()), ..Self::get(path_and_query) }
     }
 
     /// A signed `POST` of a JSON text.
     pub fn post(path_and_query: impl Into<String>, body: impl Into<Bytes>) -> Self {
-        Self {
-            method: Method::POST,
-            body: Some(body.into()),
-            ..Self::get(path_and_query)
-        }
+        Self { method: Method::POST, body: Some(body.into()), ..Self::get(path_and_query) }
     }
 
     /// The same request without our signature.
     pub fn anonymous(self) -> Self {
-        Self {
-            authentication: Authentication::Anonymous,
-            ..self
-        }
+        Self { authentication: Authentication::Anonymous, ..self }
     }
 }
 
@@ -200,9 +189,7 @@ impl Reply {
     /// # Errors
     /// [`RemoteError::NotJson`].
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, RemoteError> {
-        serde_json::from_slice(&self.body).map_err(|error| RemoteError::NotJson {
-            detail: error.to_string(),
-        })
+        serde_json::from_slice(&self.body).map_err(|error| RemoteError::NotJson { detail: error.to_string() })
     }
 
     /// The body as an object of canonical JSON, which is what signatures are about.
@@ -210,24 +197,14 @@ impl Reply {
     /// # Errors
     /// [`RemoteError::NotJson`], also for floats, doubled keys and other text with two readings.
     pub fn canonical_object(&self) -> Result<CanonicalJsonObject, RemoteError> {
-        canonical_json::parse_object(&self.body).map_err(|error| RemoteError::NotJson {
-            detail: error.to_string(),
-        })
+        canonical_json::parse_object(&self.body).map_err(|error| RemoteError::NotJson { detail: error.to_string() })
     }
 }
 
 impl Client {
     /// A client that speaks as `identity`.
-    pub fn new(
-        identity: Arc<Identity>,
-        discovery: Discovery,
-        transport: Arc<dyn Transport>,
-    ) -> Self {
-        Self {
-            identity,
-            discovery,
-            transport,
-        }
+    pub fn new(identity: Arc<Identity>, discovery: Discovery, transport: Arc<dyn Transport>) -> Self {
+        Self { identity, discovery, transport }
     }
 
     /// Sends `request` to `destination` and waits for the whole reply.
@@ -247,38 +224,23 @@ impl Client {
         }
         let request = self.write(destination, request)?;
         let exchange = async {
-            let route = self
-                .discovery
-                .route(destination)
-                .await
-                .map_err(RemoteError::NoAddress)?;
-            let exchange =
-                self.transport
-                    .exchange(&route, request, limits.reply_bytes_max, limits.deadline);
+            let route = self.discovery.route(destination).await.map_err(RemoteError::NoAddress)?;
+            let exchange = self.transport.exchange(&route, request, limits.reply_bytes_max, limits.deadline);
             exchange.await.map_err(RemoteError::from)
         };
-        let outcome = timeout(limits.deadline, exchange)
-            .await
-            .unwrap_or(Err(RemoteError::Timeout));
+        let outcome = timeout(limits.deadline, exchange).await.unwrap_or(Err(RemoteError::Timeout));
         if outcome.as_ref().is_err_and(RemoteError::is_about_the_route) {
             self.discovery.forget(destination);
         }
         let response = outcome?;
         if response.status().is_success() {
-            return Ok(Reply {
-                status: response.status(),
-                body: response.into_body(),
-            });
+            return Ok(Reply { status: response.status(), body: response.into_body() });
         }
         let refusal = Refusal::read(response.status(), response.headers(), response.body());
         Err(RemoteError::Refused(Box::new(refusal)))
     }
 
-    fn write(
-        &self,
-        destination: &ServerName,
-        request: ServerRequest,
-    ) -> Result<Request<Bytes>, RemoteError> {
+    fn write(&self, destination: &ServerName, request: ServerRequest) -> Result<Request<Bytes>, RemoteError> {
         let mut builder = Request::builder()
             .method(request.method)
             .uri(&request.path_and_query)
@@ -287,32 +249,21 @@ impl Client {
         if request.body.is_some() {
             builder = builder.header(header::CONTENT_TYPE, "application/json");
         }
-        let mut written = builder
-            .body(request.body.unwrap_or_default())
-            .map_err(RemoteError::unfit)?;
+        let mut written = builder.body(request.body.unwrap_or_default()).map_err(RemoteError::unfit)?;
         // The parser of URIs drops what no request line may hold; then what we sign would not be what was asked for.
-        let is_exact = written
-            .uri()
-            .path_and_query()
-            .is_some_and(|kept| *kept == *request.path_and_query);
+        let is_exact = written.uri().path_and_query().is_some_and(|kept| *kept == *request.path_and_query);
         if !is_exact {
             return Err(RemoteError::unfit("the target is no path with query"));
         }
         if request.authentication == Authentication::Signed {
             let authorization = self.authorization(destination, &written)?;
-            written
-                .headers_mut()
-                .insert(header::AUTHORIZATION, authorization);
+            written.headers_mut().insert(header::AUTHORIZATION, authorization);
         }
         Ok(written)
     }
 
     /// The header in the form that every peer reads: all values quoted, one space, no blanks (SPEC 4.2).
-    fn authorization(
-        &self,
-        destination: &ServerName,
-        request: &Request<Bytes>,
-    ) -> Result<HeaderValue, RemoteError> {
+    fn authorization(&self, destination: &ServerName, request: &Request<Bytes>) -> Result<HeaderValue, RemoteError> {
         let input = XMatrixSigningInput::new(
             self.identity.server_name().to_owned(),
             destination.to_owned(),
@@ -332,20 +283,14 @@ impl Client {
 
 impl RemoteError {
     fn unfit(error: impl std::fmt::Display) -> Self {
-        Self::UnfitRequest {
-            detail: error.to_string(),
-        }
+        Self::UnfitRequest { detail: error.to_string() }
     }
 
     /// Whether looking for the server anew may help.
     fn is_about_the_route(&self) -> bool {
         matches!(
             self,
-            Self::AddressDenied
-                | Self::Connect { .. }
-                | Self::Tls { .. }
-                | Self::Timeout
-                | Self::Broken { .. }
+            Self::AddressDenied | Self::Connect { .. } | Self::Tls { .. } | Self::Timeout | Self::Broken { .. }
         )
     }
 }
@@ -353,9 +298,7 @@ impl RemoteError {
 impl From<EgressError> for RemoteError {
     fn from(error: EgressError) -> Self {
         match error {
-            EgressError::NoAddress => Self::Connect {
-                detail: error.to_string(),
-            },
+            EgressError::NoAddress => Self::Connect { detail: error.to_string() },
             EgressError::AddressDenied | EgressError::PortDenied { .. } => Self::AddressDenied,
             EgressError::Connect { detail } => Self::Connect { detail },
             EgressError::Tls { detail } => Self::Tls { detail },
@@ -375,28 +318,14 @@ impl Refusal {
             retry_after_ms: Option<u64>,
         }
         let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
-        let header_s = headers
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let retry_after = header_s
-            .map(Duration::from_secs)
-            .or(body.retry_after_ms.map(Duration::from_millis));
+        let header_s = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = header_s.map(Duration::from_secs).or(body.retry_after_ms.map(Duration::from_millis));
         let errcode = body
             .errcode
             .filter(|code| code.chars().count() <= ERROR_TEXT_CHARS_MAX)
             .map(|code| ErrorCode::from(code.as_str()));
-        let error = body
-            .error
-            .unwrap_or_default()
-            .chars()
-            .take(ERROR_TEXT_CHARS_MAX)
-            .collect();
-        Self {
-            status,
-            errcode,
-            error,
-            retry_after,
-        }
+        let error = body.error.unwrap_or_default().chars().take(ERROR_TEXT_CHARS_MAX).collect();
+        Self { status, errcode, error, retry_after }
     }
 }
 

@@ -110,21 +110,9 @@ impl Discovery {
         random: Random,
     ) -> Self {
         let well_known = WellKnownCache::new(Arc::clone(&resolver), transport, Arc::clone(&clock));
-        let memory = Mutex::new(Memory {
-            routes: Generations::new(ROUTES_MAX),
-            flights: HashMap::new(),
-        });
-        let inner = Inner {
-            resolver,
-            well_known,
-            server_addresses,
-            clock,
-            random,
-            memory,
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
+        let memory = Mutex::new(Memory { routes: Generations::new(ROUTES_MAX), flights: HashMap::new() });
+        let inner = Inner { resolver, well_known, server_addresses, clock, random, memory };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The route to `server`. Simultaneous calls for one name share one search.
@@ -163,24 +151,16 @@ impl Inner {
     fn depart(inner: Arc<Self>, server: OwnedServerName) -> Flight {
         let search = tokio::spawn(async move {
             // Lands in any case, also when the search panics: a flight that stays would block its name for good.
-            let landing = Landing {
-                inner: &inner,
-                server: &server,
-            };
+            let landing = Landing { inner: &inner, server: &server };
             let found = timeout(SEARCH_DEADLINE, landing.inner.search(&server)).await;
             let found = found.unwrap_or(Err(DiscoveryError::Timeout));
             if let Ok(route) = &found {
                 let good_until = inner.clock.monotonic().saturating_add(ROUTE_KEPT);
-                inner
-                    .memory()
-                    .routes
-                    .insert(server.clone(), (route.clone(), good_until));
+                inner.memory().routes.insert(server.clone(), (route.clone(), good_until));
             }
             found
         });
-        async move { search.await.unwrap_or(Err(DiscoveryError::GivenUp)) }
-            .boxed()
-            .shared()
+        async move { search.await.unwrap_or(Err(DiscoveryError::GivenUp)) }.boxed().shared()
     }
 
     async fn search(&self, server: &ServerName) -> Result<Route, DiscoveryError> {
@@ -241,41 +221,22 @@ impl Inner {
         // RFC 2782: the target "." says that the service is not offered.
         let mut outcome = no_address(host, "its service record offers no service");
         let ordered = resolver::order_by_priority(records, || (self.random)());
-        for record in ordered
-            .iter()
-            .filter(|record| record.target != ".")
-            .take(SRV_TARGETS_MAX)
-        {
-            match self
-                .addresses(record.target.trim_end_matches('.'), record.port)
-                .await
-            {
+        for record in ordered.iter().filter(|record| record.target != ".").take(SRV_TARGETS_MAX) {
+            match self.addresses(record.target.trim_end_matches('.'), record.port).await {
                 Ok(addresses) => found.extend(addresses),
                 Err(error) => outcome = error,
             }
         }
         found.truncate(ADDRESSES_MAX);
-        if found.is_empty() {
-            Err(outcome)
-        } else {
-            Ok(found)
-        }
+        if found.is_empty() { Err(outcome) } else { Ok(found) }
     }
 
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DiscoveryError> {
-        let found = self
-            .resolver
-            .addresses(host)
-            .await
-            .map_err(|error| no_address(host, &error.detail))?;
+        let found = self.resolver.addresses(host).await.map_err(|error| no_address(host, &error.detail))?;
         if found.is_empty() {
             return Err(no_address(host, "the name has none"));
         }
-        Ok(found
-            .into_iter()
-            .take(ADDRESSES_MAX)
-            .map(|ip| SocketAddr::new(ip, port))
-            .collect())
+        Ok(found.into_iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
@@ -297,11 +258,7 @@ impl Drop for Landing<'_> {
 /// A route that shows `server` in the `Host` header and demands its certificate.
 fn route_to(server: &ServerName, addresses: Vec<SocketAddr>) -> Result<Route, DiscoveryError> {
     let certificate_name = certificate_name(server)?;
-    Ok(Route {
-        addresses,
-        host_header: server.as_str().to_owned(),
-        certificate_name,
-    })
+    Ok(Route { addresses, host_header: server.as_str().to_owned(), certificate_name })
 }
 
 fn certificate_name(server: &ServerName) -> Result<CertificateName<'static>, DiscoveryError> {
@@ -311,26 +268,18 @@ fn certificate_name(server: &ServerName) -> Result<CertificateName<'static>, Dis
     let host = server.host();
     match CertificateName::try_from(host.to_owned()) {
         Ok(name @ CertificateName::DnsName(_)) => Ok(name),
-        _ => Err(DiscoveryError::UnfitName {
-            host: host.to_owned(),
-        }),
+        _ => Err(DiscoveryError::UnfitName { host: host.to_owned() }),
     }
 }
 
 fn ip_literal(server: &ServerName) -> Option<IpAddr> {
     let host = server.host();
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     server.is_ip_literal().then(|| bare.parse().ok()).flatten()
 }
 
 fn no_address(host: &str, detail: &str) -> DiscoveryError {
-    DiscoveryError::NoAddress {
-        host: host.to_owned(),
-        detail: detail.to_owned(),
-    }
+    DiscoveryError::NoAddress { host: host.to_owned(), detail: detail.to_owned() }
 }
 
 #[cfg(test)]

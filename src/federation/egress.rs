@@ -149,27 +149,17 @@ impl Egress {
         let request = address_request(&authority, route, request)?;
         // The guard lives as long as this future: while the client may still ask for a connection, the route is known.
         let _route_known = self.routes.know(authority, route.clone());
-        let response = self
-            .client
-            .request(request)
-            .await
-            .map_err(|error| classify(&error))?;
+        let response = self.client.request(request).await.map_err(|error| classify(&error))?;
         let (head, mut body) = response.into_parts();
-        let too_large = EgressError::ReplyTooLarge {
-            bytes_max: reply_bytes_max,
-        };
-        let announced = head
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let too_large = EgressError::ReplyTooLarge { bytes_max: reply_bytes_max };
+        let announced =
+            head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|length| length > reply_bytes_max) {
             return Err(too_large);
         }
         let mut collected = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| EgressError::Broken {
-                detail: error.to_string(),
-            })?;
+            let frame = frame.map_err(|error| EgressError::Broken { detail: error.to_string() })?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -192,9 +182,7 @@ impl Transport for Egress {
     ) -> BoxFuture<'a, Result<Response<Bytes>, EgressError>> {
         Box::pin(async move {
             let exchange = self.exchange_without_deadline(route, request, reply_bytes_max);
-            timeout(deadline, exchange)
-                .await
-                .unwrap_or(Err(EgressError::Timeout))
+            timeout(deadline, exchange).await.unwrap_or(Err(EgressError::Timeout))
         })
     }
 }
@@ -220,10 +208,7 @@ impl RouteTable {
             .and_modify(|entry| entry.route = route.clone())
             .or_insert_with(|| KnownRoute { route, requests: 0 });
         entry.requests = entry.requests.saturating_add(1);
-        RouteGuard {
-            table: Arc::clone(self),
-            authority,
-        }
+        RouteGuard { table: Arc::clone(self), authority }
     }
 
     fn find(&self, authority: &str) -> Option<Route> {
@@ -239,11 +224,7 @@ struct RouteGuard {
 
 impl Drop for RouteGuard {
     fn drop(&mut self) {
-        let mut known = self
-            .table
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.table.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = known.get_mut(&self.authority) {
             entry.requests = entry.requests.saturating_sub(1);
             if entry.requests == 0 {
@@ -255,11 +236,7 @@ impl Drop for RouteGuard {
 
 /// Connections are shared by certificate name and port: whoever proves the name on that port is the same server to us.
 fn pool_authority(route: &Route) -> Result<String, EgressError> {
-    let port = route
-        .addresses
-        .first()
-        .ok_or(EgressError::NoAddress)?
-        .port();
+    let port = route.addresses.first().ok_or(EgressError::NoAddress)?.port();
     Ok(match &route.certificate_name {
         CertificateName::IpAddress(ip) => SocketAddr::new(IpAddr::from(*ip), port).to_string(),
         name => format!("{}:{port}", name.to_str().to_ascii_lowercase()),
@@ -273,19 +250,14 @@ fn address_request(
 ) -> Result<Request<Full<Bytes>>, EgressError> {
     let unfit = |detail: String| EgressError::Broken { detail };
     let (mut head, body) = request.into_parts();
-    let path_and_query = head
-        .uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or(PathAndQuery::from_static("/"));
+    let path_and_query = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     head.uri = Uri::builder()
         .scheme("https")
         .authority(authority)
         .path_and_query(path_and_query)
         .build()
         .map_err(|error| unfit(error.to_string()))?;
-    let host =
-        HeaderValue::from_str(&route.host_header).map_err(|error| unfit(error.to_string()))?;
+    let host = HeaderValue::from_str(&route.host_header).map_err(|error| unfit(error.to_string()))?;
     head.headers.insert(header::HOST, host);
     Ok(Request::from_parts(head, Full::new(body)))
 }

@@ -14,11 +14,7 @@ pub(crate) struct Generations<K, V> {
 
 impl<K: Hash + Eq, V> Generations<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            young_max: (capacity / 2).max(1),
-        }
+        Self { young: HashMap::new(), old: HashMap::new(), young_max: (capacity / 2).max(1) }
     }
 
     pub(crate) fn get<Q>(&mut self, key: &Q) -> Option<&mut V>

@@ -30,14 +30,14 @@ use vestibule_protocol::{
 };
 use vestibule_storage::server_keys::ServerKeyStore;
 
-pub use vestibule_actors::{SourceNetwork, limits::Rate};
-use vestibule_actors::limits::Buckets;
 use self::attempts::Attempts;
 pub use self::document::{DocumentError, KEYS_IN_DOCUMENT_MAX};
 use self::key_set::{Key, Provenance, Purpose, ServerKeys};
 pub use self::source::KeySource;
 pub use self::x_matrix::{SIGNATURES_MAX, SignedRequest, VerifyRequestError};
 use crate::{client::RemoteError, generations::Generations};
+use vestibule_actors::limits::Buckets;
+pub use vestibule_actors::{SourceNetwork, limits::Rate};
 
 /// Key fetches at once. Source: SECURITY T16.
 pub const FETCHES_AT_ONCE_MAX: usize = 32;
@@ -150,9 +150,7 @@ impl Keyring {
             fetch_places: Semaphore::new(FETCHES_AT_ONCE_MAX),
             memory: Mutex::new(memory),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// The keys among `key_ids` with which `origin` may sign a request at `now`.
@@ -169,10 +167,7 @@ impl Keyring {
         source: SourceNetwork,
         now: UnixMillis,
     ) -> Result<PublicKeyMap, KeyError> {
-        let keys = self
-            .inner
-            .usable_keys(origin, key_ids, Purpose::Request { now }, Some(source))
-            .await?;
+        let keys = self.inner.usable_keys(origin, key_ids, Purpose::Request { now }, Some(source)).await?;
         Ok(key_map(origin, keys))
     }
 
@@ -191,15 +186,8 @@ impl Keyring {
         enforce_validity: bool,
         now: UnixMillis,
     ) -> Result<PublicKeyMap, KeyError> {
-        let purpose = Purpose::Event {
-            origin_server_ts,
-            enforce_validity,
-            now,
-        };
-        let keys = self
-            .inner
-            .usable_keys(server, key_ids, purpose, None)
-            .await?;
+        let purpose = Purpose::Event { origin_server_ts, enforce_validity, now };
+        let keys = self.inner.usable_keys(server, key_ids, purpose, None).await?;
         Ok(key_map(server, keys))
     }
 
@@ -236,17 +224,12 @@ impl Inner {
             }
             return some(usable);
         }
-        let fetched =
-            match self.flight_for(server, &wanted, purpose, payer.filter(|_| known.is_none())) {
-                Ok(flight) => flight.await,
-                Err(refused) => Err(refused),
-            };
+        let fetched = match self.flight_for(server, &wanted, purpose, payer.filter(|_| known.is_none())) {
+            Ok(flight) => flight.await,
+            Err(refused) => Err(refused),
+        };
         match fetched {
-            Ok(()) => some(pick(
-                self.known_keys(server).await.as_deref(),
-                key_ids,
-                purpose,
-            )),
+            Ok(()) => some(pick(self.known_keys(server).await.as_deref(), key_ids, purpose)),
             Err(_) if !usable.is_empty() => Ok(usable),
             Err(error) => Err(error),
         }
@@ -279,33 +262,19 @@ impl Inner {
     }
 }
 
-fn pick(
-    keys: Option<&ServerKeys>,
-    key_ids: &[&ServerSigningKeyId],
-    purpose: Purpose,
-) -> UsableKeys {
+fn pick(keys: Option<&ServerKeys>, key_ids: &[&ServerSigningKeyId], purpose: Purpose) -> UsableKeys {
     let Some(keys) = keys else {
         return UsableKeys::new();
     };
-    key_ids
-        .iter()
-        .filter_map(|id| Some(((*id).to_owned(), keys.usable(id, purpose)?.clone())))
-        .collect()
+    key_ids.iter().filter_map(|id| Some(((*id).to_owned(), keys.usable(id, purpose)?.clone()))).collect()
 }
 
 fn some(usable: UsableKeys) -> Result<UsableKeys, KeyError> {
-    if usable.is_empty() {
-        Err(KeyError::NoUsableKey)
-    } else {
-        Ok(usable)
-    }
+    if usable.is_empty() { Err(KeyError::NoUsableKey) } else { Ok(usable) }
 }
 
 fn key_map(server: &ServerName, keys: UsableKeys) -> PublicKeyMap {
-    let set: PublicKeySet = keys
-        .into_iter()
-        .map(|(id, key)| (id.to_string(), key.base64()))
-        .collect();
+    let set: PublicKeySet = keys.into_iter().map(|(id, key)| (id.to_string(), key.base64())).collect();
     PublicKeyMap::from([(server.to_string(), set)])
 }
 

@@ -53,8 +53,7 @@ pub(crate) struct TestClock {
 
 impl TestClock {
     pub(crate) fn advance(&self, span: Duration) {
-        self.passed_ms
-            .fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+        self.passed_ms.fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
     fn passed(&self) -> Duration {
@@ -82,24 +81,13 @@ pub(crate) struct ScriptedResolver {
 
 impl ScriptedResolver {
     pub(crate) fn address(mut self, host: &str, ip: &str) -> Self {
-        self.addresses
-            .entry(host.to_owned())
-            .or_default()
-            .push(ip.parse().unwrap());
+        self.addresses.entry(host.to_owned()).or_default().push(ip.parse().unwrap());
         self
     }
 
     pub(crate) fn service(mut self, name: &str, priority: u16, target: &str, port: u16) -> Self {
-        let record = ServiceRecord {
-            priority,
-            weight: 1,
-            port,
-            target: target.to_owned(),
-        };
-        self.services
-            .entry(name.to_owned())
-            .or_default()
-            .push(record);
+        let record = ServiceRecord { priority, weight: 1, port, target: target.to_owned() };
+        self.services.entry(name.to_owned()).or_default().push(record);
         self
     }
 }
@@ -108,16 +96,11 @@ impl Resolver for ScriptedResolver {
     fn addresses<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveError>> {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         let found = self.addresses.get(host).cloned();
-        let missing = ResolveError {
-            detail: "no such name".to_owned(),
-        };
+        let missing = ResolveError { detail: "no such name".to_owned() };
         Box::pin(async move { found.ok_or(missing) })
     }
 
-    fn services<'a>(
-        &'a self,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<ServiceRecord>, ResolveError>> {
+    fn services<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<ServiceRecord>, ResolveError>> {
         let found = self.services.get(name).cloned().unwrap_or_default();
         Box::pin(async move { Ok(found) })
     }
@@ -136,21 +119,12 @@ impl ScriptedTransport {
     pub(crate) fn new(
         answer: impl Fn(&Route, &Request<Bytes>) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            answer: Box::new(answer),
-            asked: Mutex::default(),
-        })
+        Arc::new(Self { answer: Box::new(answer), asked: Mutex::default() })
     }
 
     /// Nobody is there.
     pub(crate) fn silent() -> Arc<Self> {
-        Self::new(|_, _| {
-            Box::pin(async {
-                Err(EgressError::Connect {
-                    detail: "refused".to_owned(),
-                })
-            })
-        })
+        Self::new(|_, _| Box::pin(async { Err(EgressError::Connect { detail: "refused".to_owned() }) }))
     }
 
     /// Host header and target of each request so far.
@@ -167,10 +141,7 @@ impl Transport for ScriptedTransport {
         _reply_bytes_max: usize,
         _deadline: Duration,
     ) -> BoxFuture<'a, Answer> {
-        self.asked
-            .lock()
-            .unwrap()
-            .push(format!("{}{}", route.host_header, request.uri()));
+        self.asked.lock().unwrap().push(format!("{}{}", route.host_header, request.uri()));
         (self.answer)(route, &request)
     }
 }
@@ -190,18 +161,10 @@ impl Transport for Port443MovedTo {
         deadline: Duration,
     ) -> BoxFuture<'a, Answer> {
         let mut moved = route.clone();
-        for address in moved
-            .addresses
-            .iter_mut()
-            .filter(|address| address.port() == 443)
-        {
+        for address in moved.addresses.iter_mut().filter(|address| address.port() == 443) {
             address.set_port(self.port);
         }
-        Box::pin(async move {
-            self.egress
-                .exchange(&moved, request, reply_bytes_max, deadline)
-                .await
-        })
+        Box::pin(async move { self.egress.exchange(&moved, request, reply_bytes_max, deadline).await })
     }
 }
 
@@ -255,9 +218,7 @@ pub(crate) struct SelfSigned {
 
 impl SelfSigned {
     pub(crate) fn new(name: &str) -> Self {
-        Self {
-            certified: rcgen::generate_simple_self_signed([name.to_owned()]).unwrap(),
-        }
+        Self { certified: rcgen::generate_simple_self_signed([name.to_owned()]).unwrap() }
     }
 
     pub(crate) fn pem(&self) -> String {
@@ -275,19 +236,13 @@ fn acceptor_with(certificate: &rcgen::Certificate, key: &KeyPair) -> TlsAcceptor
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        )
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap();
     TlsAcceptor::from(Arc::new(config))
 }
 
 pub(crate) fn only_127_0_0_2() -> AddressFilter {
-    AddressFilter {
-        allowed: vec!["127.0.0.2/32".parse().unwrap()],
-        ..AddressFilter::default()
-    }
+    AddressFilter { allowed: vec!["127.0.0.2/32".parse().unwrap()], ..AddressFilter::default() }
 }
 
 /// A TLS server that hands each request's head, read to the blank line, to a function which writes what it likes.
@@ -329,11 +284,7 @@ impl TlsPeer {
                 });
             }
         });
-        Self {
-            address,
-            connections,
-            heads,
-        }
+        Self { address, connections, heads }
     }
 
     /// Answers every request with the same bytes.
@@ -341,9 +292,7 @@ impl TlsPeer {
         let reply = reply.into();
         Self::start(ip, acceptor, move |_, tls| {
             let reply = reply.clone();
-            Box::pin(
-                async move { tls.write_all(&reply).await.is_ok() && tls.flush().await.is_ok() },
-            )
+            Box::pin(async move { tls.write_all(&reply).await.is_ok() && tls.flush().await.is_ok() })
         })
         .await
     }
@@ -378,10 +327,7 @@ impl Canary {
                 counted.fetch_add(1, Ordering::SeqCst);
             }
         });
-        Self {
-            address,
-            connections,
-        }
+        Self { address, connections }
     }
 
     /// Connections before this call. One of its own, made and awaited, proves that none is still on its way.
@@ -396,11 +342,7 @@ impl Canary {
 }
 
 pub(crate) fn http_reply(body: &str) -> Vec<u8> {
-    format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 pub(crate) fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -408,16 +350,11 @@ pub(crate) fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Ans
     for (name, value) in headers {
         builder = builder.header(*name, *value);
     }
-    Ok(builder
-        .body(Bytes::copy_from_slice(body.as_bytes()))
-        .unwrap())
+    Ok(builder.body(Bytes::copy_from_slice(body.as_bytes())).unwrap())
 }
 
 pub(crate) fn identity(server: &str, version: &str, seed: u8) -> Identity {
-    Identity::new(
-        name(server),
-        SigningKey::from_seed(version, &[seed; 32]).unwrap(),
-    )
+    Identity::new(name(server), SigningKey::from_seed(version, &[seed; 32]).unwrap())
 }
 
 /// A key document of one server, built and signed step by step.
@@ -472,19 +409,13 @@ pub(crate) struct TestKeyStore {
 }
 
 impl ServerKeyStore for TestKeyStore {
-    fn lookup<'a>(
-        &'a self,
-        server: &'a ServerName,
-    ) -> BoxFuture<'a, Result<Option<StoredServerKeys>, StorageError>> {
+    fn lookup<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<Option<StoredServerKeys>, StorageError>> {
         Box::pin(async move { Ok(self.rows.lock().unwrap().get(server).cloned()) })
     }
 
     fn store(&self, keys: StoredServerKeys) -> BoxFuture<'_, Result<(), StorageError>> {
         Box::pin(async move {
-            self.rows
-                .lock()
-                .unwrap()
-                .insert(keys.server_name.clone(), keys);
+            self.rows.lock().unwrap().insert(keys.server_name.clone(), keys);
             Ok(())
         })
     }

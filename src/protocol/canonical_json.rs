@@ -82,15 +82,11 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        Int::try_from(value)
-            .map(CanonicalJsonValue::Integer)
-            .map_err(|_| E::custom("integer outside ±(2^53−1)"))
+        Int::try_from(value).map(CanonicalJsonValue::Integer).map_err(|_| E::custom("integer outside ±(2^53−1)"))
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        Int::try_from(value)
-            .map(CanonicalJsonValue::Integer)
-            .map_err(|_| E::custom("integer outside ±(2^53−1)"))
+        Int::try_from(value).map(CanonicalJsonValue::Integer).map_err(|_| E::custom("integer outside ±(2^53−1)"))
     }
 
     fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Self::Value, E> {

@@ -9,8 +9,8 @@ mod tests;
 use std::fmt;
 
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId,
-    RoomId, ServerName, UInt, UserId,
+    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
+    ServerName, UInt, UserId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
     state_res::Event,
 };

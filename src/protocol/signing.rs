@@ -45,16 +45,14 @@ impl SigningKey {
     /// # Errors
     /// [`SigningKeyError`] says which of the two is unfit.
     pub fn from_seed(version: &str, seed: &[u8; 32]) -> Result<Self, SigningKeyError> {
-        let is_word = !version.is_empty()
-            && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let is_word = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         let bad_version = || SigningKeyError::BadVersion { version: version.to_owned() };
         if !is_word {
             return Err(bad_version());
         }
         let key_id = ServerSigningKeyId::parse(format!("ed25519:{version}")).map_err(|_| bad_version())?;
         let document: Vec<u8> = PKCS8_ED25519_HEAD.iter().chain(seed).copied().collect();
-        let pair = Ed25519KeyPair::from_der(&document, version.to_owned())
-            .map_err(|_| SigningKeyError::BadSeed)?;
+        let pair = Ed25519KeyPair::from_der(&document, version.to_owned()).map_err(|_| SigningKeyError::BadSeed)?;
         Ok(Self { key_id, pair, seed: *seed })
     }
 
@@ -123,11 +121,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the object is no event or grows past the size limit.
-    pub fn hash_and_sign(
-        &self,
-        event: &mut CanonicalJsonObject,
-        rules: &RoomVersionRules,
-    ) -> Result<(), JsonError> {
+    pub fn hash_and_sign(&self, event: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), JsonError> {
         hash_and_sign_event(self.server_name.as_str(), &self.key.pair, event, &rules.redaction)
     }
 
@@ -154,9 +148,9 @@ mod tests {
         let mut object = CanonicalJsonObject::new();
         identity.sign_json(&mut object).unwrap();
         let json = serde_json::to_string(&object).unwrap();
-        assert!(json.contains(
-            "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"
-        ));
+        assert!(
+            json.contains("K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ")
+        );
         assert_eq!(identity.key().sign_bytes(b"{}").len(), 64);
     }
 

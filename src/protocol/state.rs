@@ -200,8 +200,7 @@ impl StateMap {
     /// The level that sending an event of a type needs.
     pub fn power_to_send(&self, kind: &TimelineEventType, state_key: Option<&str>, version: &RoomVersion) -> Int {
         let rules = &version.rules().authorization;
-        let default =
-            if state_key.is_some() { PowerAction::SendState } else { PowerAction::SendMessage };
+        let default = if state_key.is_some() { PowerAction::SendState } else { PowerAction::SendMessage };
         match self.power_levels() {
             Some(levels) => levels.event_power_level(kind, state_key, rules).unwrap_or(Int::MAX),
             None => default.default_level(),

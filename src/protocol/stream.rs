@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn foreign_tokens_are_refused() {
-        for text in ["", "s1_", "s1_1.5", "s1_0.+5", "s1_0.-5", "s2_0.5", "t1_", "t1_--5", "t1_x", "18446744073709551616"] {
+        for text in
+            ["", "s1_", "s1_1.5", "s1_0.+5", "s1_0.-5", "s2_0.5", "t1_", "t1_--5", "t1_x", "18446744073709551616"]
+        {
             assert_eq!(text.parse::<PageToken>(), Err(BadToken), "{text}");
         }
     }

@@ -161,7 +161,8 @@ impl StoredForm for StoredServerKeys {
         let mut old_verify_keys = BTreeMap::new();
         for _ in 0..count {
             let key_id = parsed(fields.text()?)?;
-            old_verify_keys.insert(key_id, StoredOldKey { key: fields.text()?.to_owned(), expired_ts: fields.number()? });
+            old_verify_keys
+                .insert(key_id, StoredOldKey { key: fields.text()?.to_owned(), expired_ts: fields.number()? });
         }
         Some(Self {
             server_name,

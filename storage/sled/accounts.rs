@@ -29,7 +29,9 @@ pub(crate) struct Accounts {
 
 impl AccountReader for Accounts {
     fn user<'a>(&'a self, user_id: &'a UserId) -> Read<'a, Option<User>> {
-        point(&self.views, Subject::user(user_id), move |index| index.value(&Key::of(Table::User).last(user_id.as_str())))
+        point(&self.views, Subject::user(user_id), move |index| {
+            index.value(&Key::of(Table::User).last(user_id.as_str()))
+        })
     }
 
     fn users<'a>(&'a self, after: Option<&'a UserId>, limit: usize) -> Read<'a, Vec<User>> {

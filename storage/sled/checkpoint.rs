@@ -91,7 +91,9 @@ impl Checkpoints<'_> {
         let replaces = self.list()?.0.contains(&position);
         let written = self.write_unfinished(&unfinished, position, entries).and_then(|checkpoint| {
             let finished = self.dir.join(&checkpoint.file_name);
-            self.files.rename(&unfinished, &finished).map_err(|source| CheckpointError::io("rename", &unfinished, source))?;
+            self.files
+                .rename(&unfinished, &finished)
+                .map_err(|source| CheckpointError::io("rename", &unfinished, source))?;
             self.files.sync_dir(self.dir).map_err(|source| CheckpointError::io("sync directory", self.dir, source))?;
             Ok(checkpoint)
         });
@@ -129,7 +131,9 @@ impl Checkpoints<'_> {
             match inspected {
                 Ok(checkpoint) => {
                     // A process may have been killed between naming it and syncing the name.
-                    self.files.sync_dir(self.dir).map_err(|source| CheckpointError::io("sync directory", self.dir, source))?;
+                    self.files
+                        .sync_dir(self.dir)
+                        .map_err(|source| CheckpointError::io("sync directory", self.dir, source))?;
                     found.newest = Some(checkpoint);
                     break;
                 }

@@ -105,7 +105,11 @@ impl Index {
 
     /// Applies commits in their order and moves the mark with the last of them. Commits that fit into one batch are one atomic step of
     /// sled; a larger one is several, and the mark moves with the last.
-    pub(crate) fn apply<'a>(&self, commits: impl IntoIterator<Item = &'a Changes>, mark: Mark) -> Result<(), IndexError> {
+    pub(crate) fn apply<'a>(
+        &self,
+        commits: impl IntoIterator<Item = &'a Changes>,
+        mark: Mark,
+    ) -> Result<(), IndexError> {
         guarded(|| {
             let mut batch = SizedBatch::default();
             for (key, value) in commits.into_iter().flatten() {

@@ -175,7 +175,9 @@ enum Target {
 enum Health {
     Writable,
     /// The active segment is never touched again.
-    Failed { unknown: Option<RangeInclusive<JournalPosition>> },
+    Failed {
+        unknown: Option<RangeInclusive<JournalPosition>>,
+    },
 }
 
 impl Journal {
@@ -185,7 +187,11 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Damaged`], [`JournalError::Missing`], [`JournalError::NewerFormat`], [`JournalError::WrongIdentity`]: nothing was
     /// changed. [`JournalError::Io`]: opening again is safe.
-    pub fn open(files: Arc<dyn JournalFiles>, dir: &Path, options: JournalOptions) -> Result<(Self, Recovery), JournalError> {
+    pub fn open(
+        files: Arc<dyn JournalFiles>,
+        dir: &Path,
+        options: JournalOptions,
+    ) -> Result<(Self, Recovery), JournalError> {
         recovery::open(files, dir, options)
     }
 
@@ -332,7 +338,10 @@ impl Journal {
     pub fn extents(&self) -> Vec<SegmentExtent> {
         let closed = self.closed.iter().map(|span| (span.number, span.range.end));
         let active = (self.active.header.number, self.active.bytes);
-        closed.chain([active]).map(|(number, bytes)| SegmentExtent { file_name: segment::file_name(number), bytes }).collect()
+        closed
+            .chain([active])
+            .map(|(number, bytes)| SegmentExtent { file_name: segment::file_name(number), bytes })
+            .collect()
     }
 
     /// Removes the segments that hold nothing after a position. Only for a position whose checkpoint is durable. Returns how many.
@@ -347,7 +356,9 @@ impl Journal {
         while let Some(number) = self.retired.first() {
             let path = self.dir.join(segment::file_name(*number));
             match self.files.remove(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(JournalError::io("remove", &path, source)),
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(JournalError::io("remove", &path, source));
+                }
                 _ => removed += 1,
             }
             self.retired.remove(0);

@@ -55,8 +55,8 @@ pub use self::space::{DiskSpace, FreeSpace, Space};
 
 use self::checkpoint::Inspection;
 use self::checkpoint::error::CheckpointError;
-use self::journal::files::{JournalFiles, RealFiles};
 use self::journal::error::JournalError;
+use self::journal::files::{JournalFiles, RealFiles};
 use self::journal::{Journal, JournalOptions, JournalPosition, Recovery, SEGMENT_BYTES};
 use self::migrations::Origin;
 use self::opening::{Found, Places, catch_up};

@@ -40,7 +40,9 @@ impl Places {
 
     /// Whether the engine itself has something of that name in the data directory.
     pub(crate) fn is_ours(name: &str) -> bool {
-        let is_file = [LOCK_FILE, migrations::FILE_NAME].iter().any(|ours| name == *ours || name.starts_with(&format!("{ours}.")));
+        let is_file = [LOCK_FILE, migrations::FILE_NAME]
+            .iter()
+            .any(|ours| name == *ours || name.starts_with(&format!("{ours}.")));
         let is_dir = name == JOURNAL_DIR || name == INDEX_DIR || name.starts_with(&format!("{INDEX_DIR}."));
         is_file || is_dir
     }
@@ -164,7 +166,8 @@ fn follow(index: &Index, mark: Mark, journal: &Journal) -> Result<Followed, Open
     let mut replay = journal.replay(from)?;
     if record_is_at_hand {
         let record = replay.next_record()?;
-        let is_same = |record: Record<'_>| mark.checksum == CHECKSUM_UNKNOWN || Mark::of(record.position, record.payload) == mark;
+        let is_same =
+            |record: Record<'_>| mark.checksum == CHECKSUM_UNKNOWN || Mark::of(record.position, record.payload) == mark;
         if !record.is_some_and(is_same) {
             return no(format!("follows another journal at {}", mark.applied.0));
         }
@@ -253,7 +256,8 @@ fn load_checkpoint(places: &Places, index: &Index, position: JournalPosition) ->
 /// The changes of a record.
 fn decode(position: JournalPosition, payload: &[u8]) -> Result<Changes, OpenError> {
     // The journal vouches for every byte, so a record that cannot be read was written so.
-    record::decode(payload).ok_or_else(|| OpenError::Damaged { what: format!("journal record {}", position.0), source: None })
+    record::decode(payload)
+        .ok_or_else(|| OpenError::Damaged { what: format!("journal record {}", position.0), source: None })
 }
 
 /// Commits that go into the store together.

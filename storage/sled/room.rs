@@ -58,9 +58,11 @@ impl Rooms {
 
 impl RoomReader for Rooms {
     fn room<'a>(&'a self, room_id: &'a RoomId) -> Read<'a, Option<RoomRow>> {
-        point(&self.views, Subject::room(room_id), move |index| {
-            Ok(RoomView::of(index, room_id)?.map(|room| room.row()))
-        })
+        point(
+            &self.views,
+            Subject::room(room_id),
+            move |index| Ok(RoomView::of(index, room_id)?.map(|room| room.row())),
+        )
     }
 
     fn rooms_stored(&self) -> Read<'_, u64> {

@@ -22,9 +22,7 @@ pub(crate) struct ServerKeys {
 
 impl ServerKeyStore for ServerKeys {
     fn lookup<'a>(&'a self, server: &'a ServerName) -> BoxFuture<'a, Result<Option<StoredServerKeys>, StorageError>> {
-        point(&self.views, Subject::SINGLE, move |index| {
-            index.value(&Key::of(Table::ServerKeys).last(server.as_str()))
-        })
+        point(&self.views, Subject::SINGLE, move |index| index.value(&Key::of(Table::ServerKeys).last(server.as_str())))
     }
 
     fn store(&self, keys: StoredServerKeys) -> BoxFuture<'_, Result<(), StorageError>> {

@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ruma::{RoomId, UserId};
 use vestibule_protocol::stream::StreamPosition;
-use vestibule_storage::error::StorageError;
 use vestibule_storage::Read;
+use vestibule_storage::error::StorageError;
 
 use crate::index::{Index, IndexError};
 

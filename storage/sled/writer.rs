@@ -7,9 +7,9 @@ mod maintenance;
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use vestibule_storage::{
 };
 
 use self::lives::Lives;
-pub(crate) use self::maintenance::{CheckpointReply, Pinned};
 use self::maintenance::Maintenance;
+pub(crate) use self::maintenance::{CheckpointReply, Pinned};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::error::CheckpointError;
 use crate::journal::{Journal, JournalPosition};

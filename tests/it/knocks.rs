@@ -117,15 +117,22 @@ fn one_user_many_times_at_once_is_one_knock() {
 }
 
 #[test]
-fn a_remote_user_is_not_told_to_be_invited_while_nobody_can_tell_them() {
+fn a_remote_knock_is_answered_by_an_invite_which_its_user_may_turn_down() {
     let peer = FakePeer::new("peer.test");
     let server = TestServer::new().knowing(&[&peer]).start();
     let owner = server.register("owner");
     let room_id = owner.knockable_room("11");
-    peer.knock(&server, &room_id, &peer.user("ann"), "otters");
-    let invite = owner.try_in_room(&room_id, "invite", json!({ "user_id": peer.user("ann") }));
-    assert_eq!(invite.status, 502, "{}", invite.text());
-    assert_eq!(owner.membership(&room_id, &peer.user("ann")).as_deref(), Some("knock"), "the knock still waits");
+    let ann = peer.user("ann");
+    peer.knock(&server, &room_id, &ann, "otters");
+    owner.about(&room_id, "invite", &ann);
+    assert_eq!(owner.membership(&room_id, &ann).as_deref(), Some("invite"));
+    let knocks = server.knock_totals();
+    assert_eq!((&knocks["accepted"], &knocks["pending"]), (&json!(1), &json!(0)));
     let path = format!("/_vestibule/admin/v1/rooms/{}/knocks", encoded(&room_id));
-    assert_eq!(server.ask_admin(&path).ok()["knocks"][0]["user_id"], json!(peer.user("ann")));
+    assert_eq!(server.ask_admin(&path).ok()["knocks"], json!([]));
+    peer.make_knock(&server, &room_id, &ann).refused(403, "M_FORBIDDEN");
+    assert_eq!(server.knock_totals()["refused"], json!({ "already_invited": 1 }));
+    peer.retract(&server, &room_id, &ann);
+    assert_eq!(owner.membership(&room_id, &ann).as_deref(), Some("leave"));
+    assert_eq!(server.knock_totals()["retracted"], 0, "an invite was turned down, no knock taken back");
 }

@@ -6,10 +6,16 @@ use std::collections::BTreeSet;
 use futures_util::{FutureExt, future::join_all};
 use ruma::{RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Value, json};
-use vestibule_protocol::{fixture::{ALICE, BOB, user}, membership::KnockRefusal};
+use vestibule_protocol::{
+    fixture::{ALICE, BOB, user},
+    membership::KnockRefusal,
+};
 use vestibule_storage::room::DecisionAction;
 
-use crate::{AskError, testing::{World, settle, until}};
+use crate::{
+    AskError,
+    testing::{World, settle, until},
+};
 
 #[actix::test]
 async fn admitted_knock_is_stored_pending_and_counted() {
@@ -31,7 +37,8 @@ async fn admitted_knock_is_stored_pending_and_counted() {
     assert_eq!(pending[0].knock.reason.as_deref(), Some("let me in"));
     assert_eq!(pending[0].knock.origin, "peer.test");
 
-    let shown: Vec<Value> = admitted.knock_room_state.iter().map(|raw| serde_json::from_str(raw.get()).unwrap()).collect();
+    let shown: Vec<Value> =
+        admitted.knock_room_state.iter().map(|raw| serde_json::from_str(raw.get()).unwrap()).collect();
     let create = shown.iter().find(|event| event["type"] == "m.room.create").unwrap();
     for key in ["auth_events", "prev_events", "hashes", "signatures", "depth", "origin_server_ts"] {
         assert!(create.get(key).is_some(), "{key}");
@@ -146,9 +153,8 @@ async fn one_user_with_fifty_knocks_is_admitted_once() {
     let knocks = (0..50).map(|number| world.admit(&room, room.signed_knock(&template, BOB, &format!("try {number}"))));
     let answers = join_all(knocks).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
-    let refused = |answer: &&Result<_, _>| {
-        matches!(answer, Err(AskError::Refused(KnockRefusal::AlreadyKnocking { .. })))
-    };
+    let refused =
+        |answer: &&Result<_, _>| matches!(answer, Err(AskError::Refused(KnockRefusal::AlreadyKnocking { .. })));
     assert_eq!(answers.iter().filter(refused).count(), 49);
     assert_eq!(world.totals().knocks.refused.get("already_knocking"), Some(&49));
     assert_eq!(world.pending(&room).len(), 1);
@@ -160,7 +166,8 @@ async fn knocks_work_in_every_version_that_has_them() {
     use RoomVersionId::{V7, V8, V9, V10, V11, V12};
     let world = World::new();
     for version_id in [V7, V8, V9, V10, V11, V12] {
-        let rules = if matches!(version_id, V7 | V8 | V9) { &["knock"][..] } else { &["knock", "knock_restricted"][..] };
+        let rules =
+            if matches!(version_id, V7 | V8 | V9) { &["knock"][..] } else { &["knock", "knock_restricted"][..] };
         for rule in rules {
             let content = json!({ "join_rule": rule, "allow": [] });
             let name = format!("v{version_id}.{rule}");
@@ -213,7 +220,8 @@ async fn every_join_rule_but_knocks_refuses_with_its_name() {
     let world = World::new();
     for rule in ["invite", "public", "private", "restricted", "org.example.unknown"] {
         let content = json!({ "join_rule": rule, "allow": [] });
-        let room = world.room_with(RoomVersionId::V11, &format!("rule.{rule}"), vec![("m.room.join_rules", content)]).await;
+        let room =
+            world.room_with(RoomVersionId::V11, &format!("rule.{rule}"), vec![("m.room.join_rules", content)]).await;
         let refusal = world.prepare(&room, BOB).await.unwrap_err();
         assert!(matches!(refusal, AskError::Refused(KnockRefusal::JoinRuleForbids { .. })), "{rule}: {refusal:?}");
     }

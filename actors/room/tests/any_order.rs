@@ -13,7 +13,10 @@ use vestibule_protocol::{
 };
 
 use super::support::Panic;
-use crate::{AskError, testing::{Settings, TestRoom, World}};
+use crate::{
+    AskError,
+    testing::{Settings, TestRoom, World},
+};
 
 const SEEDS: u64 = 24;
 const STEPS: usize = 60;

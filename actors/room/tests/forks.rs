@@ -4,12 +4,18 @@
 use std::{collections::BTreeSet, sync::mpsc, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};
-use ruma::{RoomVersionId, events::{TimelineEventType, room::member::MembershipState}};
+use ruma::{
+    RoomVersionId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 use serde_json::json;
 use vestibule_protocol::{
     clock::Clock,
     fixture::{ALICE, BOB, CAROL, EVE},
-    membership::{KnockRefusal, change::MembershipChange::{Ban, Invite, Join, Kick}},
+    membership::{
+        KnockRefusal,
+        change::MembershipChange::{Ban, Invite, Join, Kick},
+    },
 };
 
 use vestibule_storage::memory::Failure;

@@ -14,10 +14,19 @@ use vestibule_protocol::{
 use vestibule_storage::room::{DecisionAction, MemberCounts};
 
 use super::support::{DAVE, invite_rule};
-use crate::{AskError, testing::{Settings, TestRoom, World, membership_change, message}};
+use crate::{
+    AskError,
+    testing::{Settings, TestRoom, World, membership_change, message},
+};
 
 /// A change that must be refused and must leave nothing.
-async fn refusal_of(world: &World, room: &TestRoom, sender: &str, change: MembershipChange, target: &str) -> MembershipRefusal {
+async fn refusal_of(
+    world: &World,
+    room: &TestRoom,
+    sender: &str,
+    change: MembershipChange,
+    target: &str,
+) -> MembershipRefusal {
     let before = (world.timeline(room).len(), world.memory(room).await);
     let answer = world.change(room, sender, change, target).await;
     assert_eq!((world.timeline(room).len(), world.memory(room).await), before, "{change:?}");
@@ -90,7 +99,8 @@ async fn changes_without_ground_are_refused_by_their_fact() {
 async fn knock_has_one_fate_and_its_row() {
     let world = World::new();
     let room = world.knockable(RoomVersionId::V12).await;
-    let [denied, banned, invited, gone] = ["@denied:peer.test", "@banned:peer.test", "@invited:peer.test", "@gone:peer.test"];
+    let [denied, banned, invited, gone] =
+        ["@denied:peer.test", "@banned:peer.test", "@invited:peer.test", "@gone:peer.test"];
     for user_id in [denied, banned, invited, gone] {
         world.knock(&room, user_id).await;
     }
@@ -152,7 +162,10 @@ async fn nobody_knocks_for_another() {
     let room = world.knockable(RoomVersionId::V11).await;
     for sender in [ALICE, DAVE] {
         let refusal = refusal_of(&world, &room, sender, Knock, "@other:resident.test").await;
-        assert!(matches!(refusal, MembershipRefusal::Knock(_) | MembershipRefusal::NotAuthorized { .. }), "{refusal:?}");
+        assert!(
+            matches!(refusal, MembershipRefusal::Knock(_) | MembershipRefusal::NotAuthorized { .. }),
+            "{refusal:?}"
+        );
     }
 }
 

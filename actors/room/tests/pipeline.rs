@@ -4,11 +4,7 @@
 use futures_util::{FutureExt, future::join_all};
 use ruma::{RoomVersionId, events::room::member::MembershipState};
 use vestibule_protocol::fixture::{ALICE, BOB, CAROL};
-use vestibule_storage::{
-    commit::CommitError,
-    error::StorageError,
-    memory::Failure,
-};
+use vestibule_storage::{commit::CommitError, error::StorageError, memory::Failure};
 
 use super::support::Panic;
 use crate::{
@@ -168,10 +164,8 @@ async fn no_free_writer_slot_turns_away_and_changes_nothing() {
     let template = world.template(&room, BOB).await;
     world.storage.hold();
     let users = users(3);
-    let mut answers: Vec<_> = users
-        .iter()
-        .map(|user_id| Box::pin(world.admit(&room, room.signed_knock(&template, user_id, ""))))
-        .collect();
+    let mut answers: Vec<_> =
+        users.iter().map(|user_id| Box::pin(world.admit(&room, room.signed_knock(&template, user_id, "")))).collect();
     for answer in &mut answers {
         assert!(answer.as_mut().now_or_never().is_none());
     }

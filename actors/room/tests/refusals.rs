@@ -23,7 +23,11 @@ use crate::{
 };
 
 /// Asks with an event made from an older template, and expects a refusal that leaves nothing behind.
-async fn refusal_of(world: &World, room: &TestRoom, knock: vestibule_protocol::membership::handshake::SignedKnock) -> KnockRefusal {
+async fn refusal_of(
+    world: &World,
+    room: &TestRoom,
+    knock: vestibule_protocol::membership::handshake::SignedKnock,
+) -> KnockRefusal {
     let before = (world.timeline(room).len(), world.memory(room).await);
     let event_id = knock.pdu().event_id().to_owned();
     let answer = world.admit(room, knock).await;
@@ -39,13 +43,16 @@ async fn refusal_of(world: &World, room: &TestRoom, knock: vestibule_protocol::m
 async fn each_standing_refuses_with_its_own_fact() {
     let world = World::new();
     for version_id in [RoomVersionId::V7, RoomVersionId::V10, RoomVersionId::V12] {
-        let room = world.room_with(
-            version_id.clone(),
-            &format!("standing{version_id}"),
-            vec![("m.room.join_rules", json!({ "join_rule": "knock" }))],
-        ).await;
+        let room = world
+            .room_with(
+                version_id.clone(),
+                &format!("standing{version_id}"),
+                vec![("m.room.join_rules", json!({ "join_rule": "knock" }))],
+            )
+            .await;
         let template = world.template(&room, BOB).await;
-        let [banned, invited, joined, gone] = ["@ban:peer.test", "@invite:peer.test", "@dave:resident.test", "@gone:peer.test"];
+        let [banned, invited, joined, gone] =
+            ["@ban:peer.test", "@invite:peer.test", "@dave:resident.test", "@gone:peer.test"];
         world.change(&room, ALICE, Ban, banned).await.unwrap();
         world.change(&room, ALICE, Invite, invited).await.unwrap();
         world.change(&room, ALICE, Invite, joined).await.unwrap();
@@ -110,11 +117,13 @@ async fn unknown_events_are_named() {
 async fn knock_that_cites_the_create_event_is_refused_in_memory_and_from_storage() {
     let world = World::new();
     for version_id in [RoomVersionId::V11, RoomVersionId::V12] {
-        let room = world.room_with(
-            version_id.clone(),
-            &format!("create{version_id}"),
-            vec![("m.room.join_rules", json!({ "join_rule": "knock" }))],
-        ).await;
+        let room = world
+            .room_with(
+                version_id.clone(),
+                &format!("create{version_id}"),
+                vec![("m.room.join_rules", json!({ "join_rule": "knock" }))],
+            )
+            .await;
         let mut template = world.template(&room, BOB).await;
         let create = world.timeline(&room)[0].event.event_id().to_string();
         put(&mut template, "prev_events", json!([create]));
@@ -129,9 +138,9 @@ async fn knock_that_cites_the_create_event_is_refused_in_memory_and_from_storage
 async fn foreign_auth_events_do_not_authorize() {
     let world = World::new();
     let room = world.knockable(RoomVersionId::V11).await;
-    let other = world.room_with(
-        RoomVersionId::V11, "other", vec![("m.room.join_rules", json!({ "join_rule": "knock" }))],
-    ).await;
+    let other = world
+        .room_with(RoomVersionId::V11, "other", vec![("m.room.join_rules", json!({ "join_rule": "knock" }))])
+        .await;
     let theirs = world.template(&other, BOB).await;
     let mut mixed = world.template(&room, BOB).await;
     mixed.insert("auth_events".to_owned(), theirs["auth_events"].clone());
@@ -242,7 +251,8 @@ async fn repeat_counts_from_receipt_and_the_wall_clock() {
 
 #[actix::test]
 async fn caps_refuse_new_users_and_let_repeats_pass() {
-    let policy = KnockPolicy { repeat_after: Duration::ZERO, max_pending_per_room: 3, max_pending_per_origin_in_room: 2 };
+    let policy =
+        KnockPolicy { repeat_after: Duration::ZERO, max_pending_per_room: 3, max_pending_per_origin_in_room: 2 };
     let world = World::with(Settings { policy, ..Settings::default() });
     let room = world.knockable(RoomVersionId::V11).await;
     let template = world.template(&room, BOB).await;
@@ -343,7 +353,11 @@ async fn local_user_has_a_bucket_and_no_network() {
     let world = World::with(Settings { rates: Some(rates), ..Settings::default() });
     let mut rooms = Vec::new();
     for name in ["one", "two", "three"] {
-        rooms.push(world.room_with(RoomVersionId::V11, name, vec![("m.room.join_rules", json!({ "join_rule": "knock" }))]).await);
+        rooms.push(
+            world
+                .room_with(RoomVersionId::V11, name, vec![("m.room.join_rules", json!({ "join_rule": "knock" }))])
+                .await,
+        );
     }
     let dave = super::support::DAVE;
     world.change(&rooms[0], dave, Knock, dave).await.unwrap();
@@ -360,7 +374,8 @@ async fn other_network_has_its_own_bucket() {
     let world = World::with(Settings { rates: Some(rates), ..Settings::default() });
     let room = world.knockable(RoomVersionId::V11).await;
     let template = world.template(&room, BOB).await;
-    let knock = |user_id, network: SourceNetwork| AdmitKnock { knock: room.signed_knock(&template, user_id, ""), network };
+    let knock =
+        |user_id, network: SourceNetwork| AdmitKnock { knock: room.signed_knock(&template, user_id, ""), network };
     world.rooms.ask(&room.room_id, knock(BOB, network())).await.unwrap();
     let refusal = world.rooms.ask(&room.room_id, knock(CAROL, network())).await.unwrap_err();
     assert!(matches!(refusal, AskError::Refused(KnockRefusal::OverRate { bucket: KnockBucket::Network, .. })));

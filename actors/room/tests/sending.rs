@@ -8,12 +8,18 @@ use ruma::{OwnedEventId, RoomVersionId};
 use serde_json::json;
 use vestibule_protocol::{
     fixture::{ALICE, BOB, user},
-    membership::{SendRefusal, change::MembershipChange::{Invite, Join}},
+    membership::{
+        SendRefusal,
+        change::MembershipChange::{Invite, Join},
+    },
 };
 use vestibule_storage::room::ClientTransaction;
 
 use super::support::{DAVE, Panic, invite_rule};
-use crate::{AskError, SendEvent, testing::{Settings, TestRoom, World, event, message, until}};
+use crate::{
+    AskError, SendEvent,
+    testing::{Settings, TestRoom, World, event, message, until},
+};
 
 fn transaction(device: &str, id: &str) -> Option<ClientTransaction> {
     Some(ClientTransaction {
@@ -29,7 +35,10 @@ fn sent_with(device: &str, id: &str) -> SendEvent {
 }
 
 fn redaction(sender: &str, redacts: &OwnedEventId) -> SendEvent {
-    SendEvent { redacts: Some(redacts.clone()), ..event(sender, "m.room.redaction", None, json!({ "reason": "why not" })) }
+    SendEvent {
+        redacts: Some(redacts.clone()),
+        ..event(sender, "m.room.redaction", None, json!({ "reason": "why not" }))
+    }
 }
 
 fn refusal(answer: Result<OwnedEventId, AskError<SendRefusal>>) -> SendRefusal {

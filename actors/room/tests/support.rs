@@ -6,7 +6,10 @@ use vestibule_protocol::fixture::user;
 use vestibule_storage::room::{DecisionAction, MemberCounts};
 
 use super::super::{Lookups, Room, RoomMessage, Turn};
-use crate::{AskError, testing::{TestRoom, World}};
+use crate::{
+    AskError,
+    testing::{TestRoom, World},
+};
 
 /// A user of our own server.
 pub(crate) const DAVE: &str = "@dave:resident.test";

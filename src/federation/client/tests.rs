@@ -13,15 +13,12 @@ use crate::{
     discovery::{Discovery, DiscoveryError, Resolver, SystemResolver},
     egress::{EgressError, Transport},
     testing::{
-        Authority, Canary, ScriptedResolver, ScriptedTransport, TestClock, TlsPeer, http_reply,
-        identity, name, response,
+        Authority, Canary, ScriptedResolver, ScriptedTransport, TestClock, TlsPeer, http_reply, identity, name,
+        response,
     },
 };
 
-const LIMITS: Limits = Limits {
-    reply_bytes_max: 1000,
-    deadline: Duration::from_secs(20),
-};
+const LIMITS: Limits = Limits { reply_bytes_max: 1000, deadline: Duration::from_secs(20) };
 
 fn client(resolver: impl Resolver + 'static, transport: Arc<dyn Transport>) -> Client {
     let discovery = Discovery::new(
@@ -34,13 +31,8 @@ fn client(resolver: impl Resolver + 'static, transport: Arc<dyn Transport>) -> C
     Client::new(Arc::new(identity("hs1", "a", 1)), discovery, transport)
 }
 
-async fn ask(
-    transport: Arc<ScriptedTransport>,
-    request: ServerRequest,
-) -> Result<super::Reply, RemoteError> {
-    client(ScriptedResolver::default(), transport)
-        .request(&name("1.1.1.1"), request, LIMITS)
-        .await
+async fn ask(transport: Arc<ScriptedTransport>, request: ServerRequest) -> Result<super::Reply, RemoteError> {
+    client(ScriptedResolver::default(), transport).request(&name("1.1.1.1"), request, LIMITS).await
 }
 
 #[tokio::test]
@@ -64,60 +56,29 @@ async fn a_signed_request_verifies_over_its_exact_target_and_body() {
     let client = client(resolver, Arc::new(authority.egress()));
     let destination = name(&format!("hs2:{}", peer.address.port()));
     let target = "/_matrix/federation/v1/send_knock/%21r%3Ahs2/$e?ver=10&ver=a%2Fb";
-    client
-        .request(&destination, ServerRequest::put(target, BODY), LIMITS)
-        .await
-        .unwrap();
-    client
-        .request(&destination, ServerRequest::get(target), LIMITS)
-        .await
-        .unwrap();
-    client
-        .request(&destination, ServerRequest::get(target).anonymous(), LIMITS)
-        .await
-        .unwrap();
+    client.request(&destination, ServerRequest::put(target, BODY), LIMITS).await.unwrap();
+    client.request(&destination, ServerRequest::get(target), LIMITS).await.unwrap();
+    client.request(&destination, ServerRequest::get(target).anonymous(), LIMITS).await.unwrap();
 
     let heads = peer.heads.lock().unwrap().clone();
-    assert!(
-        !heads[2].to_ascii_lowercase().contains("\r\nauthorization:"),
-        "{}",
-        heads[2]
-    );
+    assert!(!heads[2].to_ascii_lowercase().contains("\r\nauthorization:"), "{}", heads[2]);
     let us = identity("hs1", "a", 1);
-    let set = [(
-        "ed25519:a".to_owned(),
-        Base64::new(us.key().public_key().to_vec()),
-    )];
+    let set = [("ed25519:a".to_owned(), Base64::new(us.key().public_key().to_vec()))];
     let keys = PublicKeyMap::from([("hs1".to_owned(), set.into())]);
     for (head, method, body) in [(&heads[0], "PUT", BODY), (&heads[1], "GET", "")] {
-        assert!(
-            head.starts_with(&format!("{method} {target} HTTP/1.1\r\n")),
-            "{head}"
-        );
+        assert!(head.starts_with(&format!("{method} {target} HTTP/1.1\r\n")), "{head}");
         let header = head
             .lines()
-            .find_map(|line| {
-                line.split_once(": ")
-                    .filter(|(n, _)| n.eq_ignore_ascii_case("authorization"))
-            })
+            .find_map(|line| line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case("authorization")))
             .map(|(_, value)| value)
             .unwrap();
-        let form =
-            format!(r#"X-Matrix origin="hs1",destination="{destination}",key="ed25519:a",sig=""#);
+        let form = format!(r#"X-Matrix origin="hs1",destination="{destination}",key="ed25519:a",sig=""#);
         assert!(header.starts_with(&form), "{header}");
         assert!(header.ends_with('"'), "{header}");
-        let received = Request::builder()
-            .method(method)
-            .uri(target)
-            .body(body.as_bytes())
-            .unwrap();
+        let received = Request::builder().method(method).uri(target).body(body.as_bytes()).unwrap();
         let parsed = XMatrix::parse(header).unwrap();
-        parsed
-            .verify_http_request(&received, &destination, &keys)
-            .unwrap();
-        parsed
-            .verify_http_request(&received, &name("hs3"), &keys)
-            .unwrap_err();
+        parsed.verify_http_request(&received, &destination, &keys).unwrap();
+        parsed.verify_http_request(&received, &name("hs3"), &keys).unwrap_err();
     }
 }
 
@@ -129,31 +90,22 @@ async fn refusals_carry_their_facts_and_no_more_than_a_bit_of_text() {
         let body = body.clone();
         Box::pin(async move { response(403, &[], &body) })
     });
-    let error = ask(transport, ServerRequest::get("/_matrix/x"))
-        .await
-        .unwrap_err();
-    let RemoteError::Refused(refusal) = error else {
-        panic!("{error:?}")
-    };
+    let error = ask(transport, ServerRequest::get("/_matrix/x")).await.unwrap_err();
+    let RemoteError::Refused(refusal) = error else { panic!("{error:?}") };
     assert_eq!(refusal.status, 403);
     assert_eq!(refusal.errcode, Some(ErrorCode::Forbidden));
     assert_eq!(refusal.error.len(), 256);
     assert_eq!(refusal.retry_after, Some(Duration::from_millis(1500)));
 
-    for (status, headers, wait_s) in [
-        (429, vec![("Retry-After", "7")], Some(7)),
-        (302, vec![("Location", "https://e/")], None),
-    ] {
+    for (status, headers, wait_s) in
+        [(429, vec![("Retry-After", "7")], Some(7)), (302, vec![("Location", "https://e/")], None)]
+    {
         let transport = ScriptedTransport::new(move |_, _| {
             let headers = headers.clone();
             Box::pin(async move { response(status, &headers, "<html>") })
         });
-        let error = ask(Arc::clone(&transport), ServerRequest::get("/_matrix/x"))
-            .await
-            .unwrap_err();
-        let RemoteError::Refused(refusal) = error else {
-            panic!("{error:?}")
-        };
+        let error = ask(Arc::clone(&transport), ServerRequest::get("/_matrix/x")).await.unwrap_err();
+        let RemoteError::Refused(refusal) = error else { panic!("{error:?}") };
         assert_eq!((refusal.status.as_u16(), refusal.errcode), (status, None));
         assert_eq!(refusal.retry_after, wait_s.map(Duration::from_secs));
         assert_eq!(transport.asked().len(), 1, "a redirect was followed");
@@ -164,77 +116,40 @@ async fn refusals_carry_their_facts_and_no_more_than_a_bit_of_text() {
 async fn every_failure_of_the_way_is_its_own_fact() {
     let cases = [
         (EgressError::AddressDenied, RemoteError::AddressDenied),
-        (
-            EgressError::PortDenied { port: 25 },
-            RemoteError::AddressDenied,
-        ),
+        (EgressError::PortDenied { port: 25 }, RemoteError::AddressDenied),
         (EgressError::Timeout, RemoteError::Timeout),
-        (
-            EgressError::ReplyTooLarge { bytes_max: 5 },
-            RemoteError::ReplyTooLarge { bytes_max: 5 },
-        ),
-        (
-            EgressError::Tls { detail: "t".into() },
-            RemoteError::Tls { detail: "t".into() },
-        ),
-        (
-            EgressError::Connect { detail: "c".into() },
-            RemoteError::Connect { detail: "c".into() },
-        ),
-        (
-            EgressError::Broken { detail: "b".into() },
-            RemoteError::Broken { detail: "b".into() },
-        ),
+        (EgressError::ReplyTooLarge { bytes_max: 5 }, RemoteError::ReplyTooLarge { bytes_max: 5 }),
+        (EgressError::Tls { detail: "t".into() }, RemoteError::Tls { detail: "t".into() }),
+        (EgressError::Connect { detail: "c".into() }, RemoteError::Connect { detail: "c".into() }),
+        (EgressError::Broken { detail: "b".into() }, RemoteError::Broken { detail: "b".into() }),
     ];
     for (egress, expected) in cases {
         let transport = ScriptedTransport::new(move |_, _| {
             let egress = egress.clone();
             Box::pin(async move { Err(egress) })
         });
-        assert_eq!(
-            ask(transport, ServerRequest::get("/")).await.unwrap_err(),
-            expected
-        );
+        assert_eq!(ask(transport, ServerRequest::get("/")).await.unwrap_err(), expected);
     }
     let nowhere = client(ScriptedResolver::default(), ScriptedTransport::silent())
         .request(&name("nowhere.example"), ServerRequest::get("/"), LIMITS)
         .await;
-    assert!(
-        matches!(nowhere, Err(RemoteError::NoAddress(_))),
-        "{nowhere:?}"
-    );
+    assert!(matches!(nowhere, Err(RemoteError::NoAddress(_))), "{nowhere:?}");
 }
 
 #[tokio::test]
 async fn replies_that_are_not_the_json_they_must_be_are_told_apart() {
     // A compressed body stays compressed: it is just not JSON.
-    for body in [
-        "",
-        "<html>",
-        "\u{1f}\u{8b}",
-        "[]",
-        r#"{"a":1.5}"#,
-        r#"{"a":1,"a":2}"#,
-    ] {
+    for body in ["", "<html>", "\u{1f}\u{8b}", "[]", r#"{"a":1.5}"#, r#"{"a":1,"a":2}"#] {
         let transport = ScriptedTransport::new(move |_, _| {
             Box::pin(async move { response(200, &[("Content-Encoding", "gzip")], body) })
         });
         let reply = ask(transport, ServerRequest::get("/")).await.unwrap();
         let outcome = reply.canonical_object();
-        assert!(
-            matches!(outcome, Err(RemoteError::NotJson { .. })),
-            "{body}: {outcome:?}"
-        );
+        assert!(matches!(outcome, Err(RemoteError::NotJson { .. })), "{body}: {outcome:?}");
     }
-    let transport =
-        ScriptedTransport::new(|_, _| Box::pin(async { response(200, &[], r#"{"a":1}"#) }));
+    let transport = ScriptedTransport::new(|_, _| Box::pin(async { response(200, &[], r#"{"a":1}"#) }));
     let reply = ask(transport, ServerRequest::get("/")).await.unwrap();
-    assert_eq!(
-        reply
-            .json::<std::collections::BTreeMap<String, u8>>()
-            .unwrap()["a"],
-        1
-    );
+    assert_eq!(reply.json::<std::collections::BTreeMap<String, u8>>().unwrap()["a"], 1);
     assert_eq!(reply.canonical_object().unwrap().len(), 1);
 }
 
@@ -247,23 +162,14 @@ async fn unfit_requests_never_leave() {
         ("1.1.1.1", ServerRequest::get("/_matrix/x#fragment")),
         ("1.1.1.1", ServerRequest::get("/_matrix/x y")),
         ("1.1.1.1", ServerRequest::get("https://evil/_matrix/x")),
-        (
-            "1.1.1.1",
-            ServerRequest::put("/_matrix/x", Bytes::from_static(b"{\"a\":1.5}")),
-        ),
-        (
-            "1.1.1.1",
-            ServerRequest::put("/_matrix/x", Bytes::from_static(b"{")),
-        ),
+        ("1.1.1.1", ServerRequest::put("/_matrix/x", Bytes::from_static(b"{\"a\":1.5}"))),
+        ("1.1.1.1", ServerRequest::put("/_matrix/x", Bytes::from_static(b"{"))),
     ];
     for (destination, request) in cases {
         let target = request.path_and_query.clone();
         let outcome = client.request(&name(destination), request, LIMITS).await;
         assert!(
-            matches!(
-                outcome,
-                Err(RemoteError::DestinationIsUs | RemoteError::UnfitRequest { .. })
-            ),
+            matches!(outcome, Err(RemoteError::DestinationIsUs | RemoteError::UnfitRequest { .. })),
             "{target}: {outcome:?}"
         );
     }
@@ -275,9 +181,7 @@ async fn the_deadline_covers_discovery_and_reply_together() {
     let stuck = ScriptedTransport::new(|_, _| Box::pin(std::future::pending()));
     let client = client(ScriptedResolver::default().address("hs2", "1.1.1.1"), stuck);
     let began = tokio::time::Instant::now();
-    let outcome = client
-        .request(&name("hs2"), ServerRequest::get("/"), LIMITS)
-        .await;
+    let outcome = client.request(&name("hs2"), ServerRequest::get("/"), LIMITS).await;
     assert_eq!(outcome.unwrap_err(), RemoteError::Timeout);
     assert_eq!(began.elapsed(), LIMITS.deadline);
 }
@@ -306,52 +210,24 @@ async fn no_form_of_a_name_reaches_a_denied_address() {
         "evil.example",
         "both.example",
     ];
-    let limits = Limits {
-        deadline: Duration::from_secs(2),
-        ..LIMITS
-    };
+    let limits = Limits { deadline: Duration::from_secs(2), ..LIMITS };
     let names = hosts.iter().map(|host| format!("{host}:{port}"));
     for destination in names.chain(["srv.example".to_owned(), "old-srv.example".to_owned()]) {
-        let outcome = scripted
-            .request(&name(&destination), ServerRequest::get("/"), limits)
-            .await;
-        assert_eq!(
-            outcome.unwrap_err(),
-            RemoteError::AddressDenied,
-            "{destination}"
-        );
+        let outcome = scripted.request(&name(&destination), ServerRequest::get("/"), limits).await;
+        assert_eq!(outcome.unwrap_err(), RemoteError::AddressDenied, "{destination}");
     }
     // Shapes that a system's resolver takes for addresses; ours must not even be asked.
-    for host in [
-        "0x7f.99",
-        "2130706531",
-        "127.99",
-        "0177.0.0.99",
-        "127.0.0.99.",
-    ] {
+    for host in ["0x7f.99", "2130706531", "127.99", "0177.0.0.99", "127.0.0.99."] {
         let destination = name(&format!("{host}:{port}"));
-        let outcome = scripted
-            .request(&destination, ServerRequest::get("/"), limits)
-            .await;
-        let unfit = DiscoveryError::UnfitName {
-            host: host.to_owned(),
-        };
+        let outcome = scripted.request(&destination, ServerRequest::get("/"), limits).await;
+        let unfit = DiscoveryError::UnfitName { host: host.to_owned() };
         assert_eq!(outcome.unwrap_err(), RemoteError::NoAddress(unfit));
     }
     if let Ok(system) = SystemResolver::new() {
         let system = client(system, egress);
-        for host in [
-            "127.0.0.99",
-            "0x7f.99",
-            "2130706531",
-            "0177.0.0.99",
-            "127.99",
-        ] {
+        for host in ["127.0.0.99", "0x7f.99", "2130706531", "0177.0.0.99", "127.99"] {
             let destination = name(&format!("{host}:{port}"));
-            system
-                .request(&destination, ServerRequest::get("/"), limits)
-                .await
-                .unwrap_err();
+            system.request(&destination, ServerRequest::get("/"), limits).await.unwrap_err();
         }
     }
     assert_eq!(canary.connections().await, 0);

@@ -40,10 +40,7 @@ pub trait Resolver: Send + Sync {
     ///
     /// # Errors
     /// [`ResolveError`] when nobody knows whether there are any.
-    fn services<'a>(
-        &'a self,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<ServiceRecord>, ResolveError>>;
+    fn services<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<ServiceRecord>, ResolveError>>;
 }
 
 /// Addresses as the operating system resolves them (so `/etc/hosts` counts), service records from its name servers.
@@ -57,9 +54,7 @@ impl SystemResolver {
     /// # Errors
     /// [`ResolveError`] when that configuration cannot be read.
     pub fn new() -> Result<Self, ResolveError> {
-        let dns = TokioResolver::builder_tokio()
-            .and_then(|builder| builder.build())
-            .map_err(describe)?;
+        let dns = TokioResolver::builder_tokio().and_then(|builder| builder.build()).map_err(describe)?;
         Ok(Self { dns })
     }
 }
@@ -72,10 +67,7 @@ impl Resolver for SystemResolver {
         })
     }
 
-    fn services<'a>(
-        &'a self,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<ServiceRecord>, ResolveError>> {
+    fn services<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<ServiceRecord>, ResolveError>> {
         Box::pin(async move {
             // The closing dot keeps the system's search domains out of it.
             let absolute = format!("{name}.");
@@ -86,18 +78,15 @@ impl Resolver for SystemResolver {
                 }
                 Err(error) => return Err(describe(error)),
             };
-            let records = answer
-                .answers()
-                .iter()
-                .filter_map(|record| match &record.data {
-                    RData::SRV(srv) => Some(ServiceRecord {
-                        priority: srv.priority,
-                        weight: srv.weight,
-                        port: srv.port,
-                        target: srv.target.to_ascii(),
-                    }),
-                    _ => None,
-                });
+            let records = answer.answers().iter().filter_map(|record| match &record.data {
+                RData::SRV(srv) => Some(ServiceRecord {
+                    priority: srv.priority,
+                    weight: srv.weight,
+                    port: srv.port,
+                    target: srv.target.to_ascii(),
+                }),
+                _ => None,
+            });
             Ok(records.collect())
         })
     }
@@ -112,9 +101,7 @@ pub(super) fn order_by_priority(
     records.sort_by_key(|record| (record.priority, record.weight != 0));
     let mut ordered = Vec::with_capacity(records.len());
     while let Some(priority) = records.first().map(|record| record.priority) {
-        let group = records
-            .iter()
-            .take_while(|record| record.priority == priority);
+        let group = records.iter().take_while(|record| record.priority == priority);
         let weights: u64 = group.clone().map(|record| u64::from(record.weight)).sum();
         let mut draw = random() % weights.saturating_add(1);
         let last = group.clone().count().saturating_sub(1);
@@ -132,7 +119,5 @@ pub(super) fn order_by_priority(
 }
 
 fn describe(error: impl std::fmt::Display) -> ResolveError {
-    ResolveError {
-        detail: error.to_string(),
-    }
+    ResolveError { detail: error.to_string() }
 }

@@ -97,17 +97,8 @@ struct WellKnownBody {
 }
 
 impl WellKnownCache {
-    pub(super) fn new(
-        resolver: Arc<dyn Resolver>,
-        transport: Arc<dyn Transport>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self {
-            resolver,
-            transport,
-            clock,
-            known: Mutex::new(Generations::new(NAMES_MAX)),
-        }
+    pub(super) fn new(resolver: Arc<dyn Resolver>, transport: Arc<dyn Transport>, clock: Arc<dyn Clock>) -> Self {
+        Self { resolver, transport, clock, known: Mutex::new(Generations::new(NAMES_MAX)) }
     }
 
     /// The name that `server` delegated to, from memory or by asking.
@@ -121,37 +112,26 @@ impl WellKnownCache {
                 None => 0,
             }
         };
-        let asked = timeout(WELL_KNOWN_DEADLINE, self.ask(server))
-            .await
-            .unwrap_or(Err(NoDelegation::Timeout));
+        let asked = timeout(WELL_KNOWN_DEADLINE, self.ask(server)).await.unwrap_or(Err(NoDelegation::Timeout));
         let (delegated, kept, failures) = match asked {
             Ok((delegated, kept)) => (Some(delegated), kept, 0),
             Err(error) => {
                 log::debug!(destination:% = server, error:%; "no well-known delegation");
                 let doubled = 2_u32.saturating_pow(failures_before);
-                let kept = FAILURE_KEPT_MIN
-                    .saturating_mul(doubled)
-                    .min(FAILURE_KEPT_MAX);
+                let kept = FAILURE_KEPT_MIN.saturating_mul(doubled).min(FAILURE_KEPT_MAX);
                 (None, kept, failures_before.saturating_add(1))
             }
         };
         let good_until = self.clock.monotonic().saturating_add(kept);
-        let known = Known {
-            delegated: delegated.clone(),
-            good_until,
-            failures,
-        };
+        let known = Known { delegated: delegated.clone(), good_until, failures };
         let mut memory = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         memory.insert(server.to_owned(), known);
         delegated
     }
 
     async fn ask(&self, server: &ServerName) -> Result<(OwnedServerName, Duration), NoDelegation> {
-        let mut url = Url::parse(&format!(
-            "https://{}/.well-known/matrix/server",
-            server.host()
-        ))
-        .map_err(|_| NoDelegation::BadRedirect)?;
+        let mut url = Url::parse(&format!("https://{}/.well-known/matrix/server", server.host()))
+            .map_err(|_| NoDelegation::BadRedirect)?;
         let mut visited = BTreeSet::new();
         for _hop in 0..=WELL_KNOWN_REDIRECTS_MAX {
             if !visited.insert(url.as_str().to_owned()) {
@@ -160,8 +140,8 @@ impl WellKnownCache {
             let response = self.get(&url).await?;
             match response.status() {
                 StatusCode::OK => {
-                    let body: WellKnownBody = serde_json::from_slice(response.body())
-                        .map_err(|_| NoDelegation::Malformed)?;
+                    let body: WellKnownBody =
+                        serde_json::from_slice(response.body()).map_err(|_| NoDelegation::Malformed)?;
                     return Ok((body.server, kept_for(response.headers(), self.clock.now())));
                 }
                 StatusCode::MOVED_PERMANENTLY
@@ -176,50 +156,36 @@ impl WellKnownCache {
     }
 
     async fn get(&self, url: &Url) -> Result<Response<Bytes>, NoDelegation> {
-        let port = url
-            .port_or_known_default()
-            .ok_or(NoDelegation::BadRedirect)?;
+        let port = url.port_or_known_default().ok_or(NoDelegation::BadRedirect)?;
         let host = url.host().ok_or(NoDelegation::BadRedirect)?;
         let (ips, certificate_name) = match host {
             Host::Ipv4(ip) => (vec![IpAddr::V4(ip)], CertificateName::from(IpAddr::V4(ip))),
             Host::Ipv6(ip) => (vec![IpAddr::V6(ip)], CertificateName::from(IpAddr::V6(ip))),
             Host::Domain(name) => {
-                let certificate_name = CertificateName::try_from(name.to_owned())
-                    .map_err(|_| NoDelegation::BadRedirect)?;
+                let certificate_name =
+                    CertificateName::try_from(name.to_owned()).map_err(|_| NoDelegation::BadRedirect)?;
                 (self.resolver.addresses(name).await?, certificate_name)
             }
         };
-        let host_header = url
-            .port()
-            .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+        let host_header = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
         let route = Route {
-            addresses: ips
-                .into_iter()
-                .map(|ip| SocketAddr::new(ip, port))
-                .collect(),
+            addresses: ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(),
             host_header,
             certificate_name,
         };
-        let path = url.query().map_or_else(
-            || url.path().to_owned(),
-            |query| format!("{}?{query}", url.path()),
-        );
+        let path = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
         let request = Request::get(path)
             .header(header::USER_AGENT, USER_AGENT)
             .body(Bytes::new())
             .map_err(|_| NoDelegation::BadRedirect)?;
-        let exchange =
-            self.transport
-                .exchange(&route, request, WELL_KNOWN_BYTES_MAX, WELL_KNOWN_DEADLINE);
+        let exchange = self.transport.exchange(&route, request, WELL_KNOWN_BYTES_MAX, WELL_KNOWN_DEADLINE);
         Ok(exchange.await?)
     }
 }
 
 fn next_hop(from: &Url, headers: &HeaderMap) -> Result<Url, NoDelegation> {
-    let location = headers
-        .get(header::LOCATION)
-        .and_then(|location| location.to_str().ok())
-        .ok_or(NoDelegation::BadRedirect)?;
+    let location =
+        headers.get(header::LOCATION).and_then(|location| location.to_str().ok()).ok_or(NoDelegation::BadRedirect)?;
     let mut to = from.join(location).map_err(|_| NoDelegation::BadRedirect)?;
     let carries_credentials = !to.username().is_empty() || to.password().is_some();
     if to.scheme() != "https" || carries_credentials {
@@ -243,19 +209,12 @@ fn cache_control(headers: &HeaderMap) -> Option<Duration> {
     let text: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
     let mut max_age = None;
     for directive in text.iter().flat_map(|line| line.split(',')) {
-        let (name, value) = directive
-            .trim()
-            .split_once('=')
-            .unwrap_or((directive.trim(), ""));
+        let (name, value) = directive.trim().split_once('=').unwrap_or((directive.trim(), ""));
         if name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("no-cache") {
             return Some(Duration::ZERO);
         }
         if name.eq_ignore_ascii_case("max-age") {
-            max_age = value
-                .trim_matches('"')
-                .parse()
-                .ok()
-                .map(Duration::from_secs);
+            max_age = value.trim_matches('"').parse().ok().map(Duration::from_secs);
         }
     }
     max_age

@@ -57,10 +57,7 @@ pub struct AddressFilter {
 
 impl Default for AddressFilter {
     fn default() -> Self {
-        Self {
-            denied: DEFAULT_DENIED_IP_RANGES.to_vec(),
-            allowed: Vec::new(),
-        }
+        Self { denied: DEFAULT_DENIED_IP_RANGES.to_vec(), allowed: Vec::new() }
     }
 }
 
@@ -71,9 +68,7 @@ impl AddressFilter {
     /// not a way to 127.0.0.1.
     pub fn permits(&self, address: IpAddr) -> bool {
         self.permits_exactly(address)
-            && carried_addresses(address)
-                .into_iter()
-                .all(|carried| self.permits_exactly(IpAddr::V4(carried)))
+            && carried_addresses(address).into_iter().all(|carried| self.permits_exactly(IpAddr::V4(carried)))
     }
 
     /// Whether a connection to `port` may be opened: 443 and everything from 1024.
@@ -117,8 +112,5 @@ const fn v4(octets: [u8; 4], prefix_len: u8) -> IpNet {
 
 const fn v6(segments: [u16; 8], prefix_len: u8) -> IpNet {
     let [a, b, c, d, e, f, g, h] = segments;
-    IpNet::V6(Ipv6Net::new_assert(
-        Ipv6Addr::new(a, b, c, d, e, f, g, h),
-        prefix_len,
-    ))
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix_len))
 }

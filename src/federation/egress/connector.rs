@@ -41,16 +41,8 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(
-        filter: AddressFilter,
-        tls: Arc<ClientConfig>,
-        routes: Arc<RouteTable>,
-    ) -> Self {
-        Self {
-            filter: Arc::new(filter),
-            tls,
-            routes,
-        }
+    pub(super) fn new(filter: AddressFilter, tls: Arc<ClientConfig>, routes: Arc<RouteTable>) -> Self {
+        Self { filter: Arc::new(filter), tls, routes }
     }
 
     async fn open(self, route: Route) -> Result<EgressStream, EgressError> {
@@ -60,36 +52,22 @@ impl Connector {
         let tls = timeout(TLS_HANDSHAKE_TIMEOUT, handshake)
             .await
             .map_err(|_| EgressError::Timeout)?
-            .map_err(|error| EgressError::Tls {
-                detail: error.to_string(),
-            })?;
+            .map_err(|error| EgressError::Tls { detail: error.to_string() })?;
         Ok(EgressStream(TokioIo::new(tls)))
     }
 
     /// The first permitted address that answers.
     async fn reach(&self, addresses: &[SocketAddr]) -> Result<TcpStream, EgressError> {
-        let mut outcome = if addresses.is_empty() {
-            EgressError::NoAddress
-        } else {
-            EgressError::AddressDenied
-        };
-        let permitted = addresses
-            .iter()
-            .filter(|address| self.filter.permits(address.ip()));
+        let mut outcome = if addresses.is_empty() { EgressError::NoAddress } else { EgressError::AddressDenied };
+        let permitted = addresses.iter().filter(|address| self.filter.permits(address.ip()));
         for address in permitted.take(ADDRESSES_TRIED_MAX) {
             if !AddressFilter::permits_port(address.port()) {
-                outcome = EgressError::PortDenied {
-                    port: address.port(),
-                };
+                outcome = EgressError::PortDenied { port: address.port() };
                 continue;
             }
             match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => {
-                    outcome = EgressError::Connect {
-                        detail: error.to_string(),
-                    }
-                }
+                Ok(Err(error)) => outcome = EgressError::Connect { detail: error.to_string() },
                 Err(_) => outcome = EgressError::Timeout,
             }
         }
@@ -108,9 +86,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         // Looked up here and not in the future: the request that asked still holds its route now.
-        let route = uri
-            .authority()
-            .and_then(|authority| self.routes.find(authority.as_str()));
+        let route = uri.authority().and_then(|authority| self.routes.find(authority.as_str()));
         let connector = self.clone();
         Box::pin(async move { connector.open(route.ok_or(EgressError::NoAddress)?).await })
     }
@@ -136,11 +112,7 @@ impl Read for EgressStream {
 }
 
 impl Write for EgressStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(context, buffer)
     }
 

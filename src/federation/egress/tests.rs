@@ -8,9 +8,7 @@ use http::Request;
 use rustls_pki_types::ServerName as CertificateName;
 use tokio::io::AsyncWriteExt;
 
-use super::{
-    AddressFilter, DEFAULT_DENIED_IP_RANGES, Egress, EgressError, Route, Transport, tls_config,
-};
+use super::{AddressFilter, DEFAULT_DENIED_IP_RANGES, Egress, EgressError, Route, Transport, tls_config};
 use crate::testing::{Authority, Canary, SelfSigned, TlsPeer, http_reply, only_127_0_0_2};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -79,10 +77,7 @@ fn default_filter_denies_every_special_range_and_every_disguise() {
         "ff02::1",
     ];
     for address in denied {
-        assert!(
-            !filter.permits(address.parse().unwrap()),
-            "{address} is permitted"
-        );
+        assert!(!filter.permits(address.parse().unwrap()), "{address} is permitted");
     }
     let permitted = [
         "1.1.1.1",
@@ -100,10 +95,7 @@ fn default_filter_denies_every_special_range_and_every_disguise() {
         "2a00::1",
     ];
     for address in permitted {
-        assert!(
-            filter.permits(address.parse().unwrap()),
-            "{address} is denied"
-        );
+        assert!(filter.permits(address.parse().unwrap()), "{address} is denied");
     }
 }
 
@@ -111,54 +103,26 @@ fn default_filter_denies_every_special_range_and_every_disguise() {
 fn an_exception_opens_its_range_and_no_disguise_of_it() {
     let filter = only_127_0_0_2();
     assert!(filter.permits("127.0.0.2".parse().unwrap()));
-    for address in [
-        "127.0.0.1",
-        "127.0.0.3",
-        "::ffff:127.0.0.2",
-        "64:ff9b::7f00:2",
-        "2002:7f00:2::",
-    ] {
-        assert!(
-            !filter.permits(address.parse().unwrap()),
-            "{address} is permitted"
-        );
+    for address in ["127.0.0.1", "127.0.0.3", "::ffff:127.0.0.2", "64:ff9b::7f00:2", "2002:7f00:2::"] {
+        assert!(!filter.permits(address.parse().unwrap()), "{address} is permitted");
     }
     // Opening a transitional range does not open what its addresses carry.
     let nat64 = AddressFilter {
         denied: DEFAULT_DENIED_IP_RANGES.to_vec(),
-        allowed: vec![
-            "64:ff9b::/96".parse().unwrap(),
-            "2002::/16".parse().unwrap(),
-            "2001::/32".parse().unwrap(),
-        ],
+        allowed: vec!["64:ff9b::/96".parse().unwrap(), "2002::/16".parse().unwrap(), "2001::/32".parse().unwrap()],
     };
     assert!(nat64.permits("64:ff9b::808:808".parse().unwrap()));
     assert!(nat64.permits("2002:808:808::1".parse().unwrap()));
-    for address in [
-        "64:ff9b::7f00:63",
-        "2002:a00:1::",
-        "2001:0:7f00:1::1",
-        "2001:0:808:808::80ff:ff9c",
-    ] {
-        assert!(
-            !nat64.permits(address.parse().unwrap()),
-            "{address} is permitted"
-        );
+    for address in ["64:ff9b::7f00:63", "2002:a00:1::", "2001:0:7f00:1::1", "2001:0:808:808::80ff:ff9c"] {
+        assert!(!nat64.permits(address.parse().unwrap()), "{address} is permitted");
     }
 }
 
 #[test]
 fn reserved_ports_are_refused_except_https() {
-    for (port, permitted) in [
-        (0, false),
-        (22, false),
-        (25, false),
-        (80, false),
-        (443, true),
-        (1023, false),
-        (1024, true),
-        (8448, true),
-    ] {
+    for (port, permitted) in
+        [(0, false), (22, false), (25, false), (80, false), (443, true), (1023, false), (1024, true), (8448, true)]
+    {
         assert_eq!(AddressFilter::permits_port(port), permitted, "port {port}");
     }
 }
@@ -170,39 +134,19 @@ async fn a_denied_address_is_skipped_and_the_permitted_one_used() {
     let peer = TlsPeer::saying("127.0.0.2", authority.acceptor(&["hs2"]), http_reply("{}")).await;
     let egress = authority.egress();
     let both = route(&[canary.address, peer.address], "hs2");
-    let reply = egress
-        .exchange(&both, get("/x?y=%20z"), 100, SOON)
-        .await
-        .unwrap();
+    let reply = egress.exchange(&both, get("/x?y=%20z"), 100, SOON).await.unwrap();
     assert_eq!(reply.body(), "{}");
     assert_eq!(canary.connections().await, 0);
     let head = peer.heads.lock().unwrap().join("");
     assert!(head.starts_with("GET /x?y=%20z HTTP/1.1\r\n"), "{head}");
-    assert!(
-        head.to_ascii_lowercase().contains("host: hs2\r\n"),
-        "{head}"
-    );
-    assert!(
-        !head.to_ascii_lowercase().contains("accept-encoding"),
-        "{head}"
-    );
+    assert!(head.to_ascii_lowercase().contains("host: hs2\r\n"), "{head}");
+    assert!(!head.to_ascii_lowercase().contains("accept-encoding"), "{head}");
 
-    let denied = egress
-        .exchange(&route(&[canary.address], "other"), get("/"), 100, SOON)
-        .await;
+    let denied = egress.exchange(&route(&[canary.address], "other"), get("/"), 100, SOON).await;
     assert_eq!(denied.unwrap_err(), EgressError::AddressDenied);
-    let nowhere = egress
-        .exchange(&route(&[], "other"), get("/"), 100, SOON)
-        .await;
+    let nowhere = egress.exchange(&route(&[], "other"), get("/"), 100, SOON).await;
     assert_eq!(nowhere.unwrap_err(), EgressError::NoAddress);
-    let reserved = egress
-        .exchange(
-            &route(&["127.0.0.2:25".parse().unwrap()], "o"),
-            get("/"),
-            100,
-            SOON,
-        )
-        .await;
+    let reserved = egress.exchange(&route(&["127.0.0.2:25".parse().unwrap()], "o"), get("/"), 100, SOON).await;
     assert_eq!(reserved.unwrap_err(), EgressError::PortDenied { port: 25 });
     assert_eq!(canary.connections().await, 0);
 }
@@ -212,16 +156,10 @@ async fn a_canary_does_count_when_the_filter_is_open() {
     // The control for every "0 connections" in this crate.
     let authority = Authority::new();
     let canary = Canary::listen("127.0.0.99").await;
-    let open = AddressFilter {
-        denied: Vec::new(),
-        allowed: Vec::new(),
-    };
+    let open = AddressFilter { denied: Vec::new(), allowed: Vec::new() };
     let egress = authority.egress_with(open);
     let short = Duration::from_millis(300);
-    egress
-        .exchange(&route(&[canary.address], "hs2"), get("/"), 100, short)
-        .await
-        .unwrap_err();
+    egress.exchange(&route(&[canary.address], "hs2"), get("/"), 100, short).await.unwrap_err();
     assert_eq!(canary.connections().await, 1);
 }
 
@@ -235,41 +173,20 @@ async fn a_peer_that_does_not_prove_its_name_gets_no_request() {
     ];
     for (case, acceptor) in cases {
         let peer = TlsPeer::saying("127.0.0.2", acceptor, http_reply("{}")).await;
-        let outcome = trusted
-            .egress()
-            .exchange(&route(&[peer.address], "hs2"), get("/"), 100, SOON)
-            .await;
-        assert!(
-            matches!(outcome, Err(EgressError::Tls { .. })),
-            "{case}: {outcome:?}"
-        );
+        let outcome = trusted.egress().exchange(&route(&[peer.address], "hs2"), get("/"), 100, SOON).await;
+        assert!(matches!(outcome, Err(EgressError::Tls { .. })), "{case}: {outcome:?}");
         assert_eq!(peer.connections(), 1, "{case}");
-        assert!(
-            peer.heads.lock().unwrap().is_empty(),
-            "{case}: request bytes were sent"
-        );
+        assert!(peer.heads.lock().unwrap().is_empty(), "{case}: request bytes were sent");
     }
 }
 
 #[tokio::test]
 async fn a_certificate_for_an_ip_address_is_accepted_for_that_address_alone() {
     let authority = Authority::new();
-    let peer = TlsPeer::saying(
-        "127.0.0.2",
-        authority.acceptor(&["127.0.0.2"]),
-        http_reply("{}"),
-    )
-    .await;
+    let peer = TlsPeer::saying("127.0.0.2", authority.acceptor(&["127.0.0.2"]), http_reply("{}")).await;
     let egress = authority.egress();
-    assert!(
-        egress
-            .exchange(&route(&[peer.address], "127.0.0.2"), get("/"), 100, SOON)
-            .await
-            .is_ok()
-    );
-    let other = egress
-        .exchange(&route(&[peer.address], "127.0.0.3"), get("/"), 100, SOON)
-        .await;
+    assert!(egress.exchange(&route(&[peer.address], "127.0.0.2"), get("/"), 100, SOON).await.is_ok());
+    let other = egress.exchange(&route(&[peer.address], "127.0.0.3"), get("/"), 100, SOON).await;
     assert!(matches!(other, Err(EgressError::Tls { .. })), "{other:?}");
 }
 
@@ -279,44 +196,22 @@ async fn one_connection_serves_several_requests() {
     let peer = TlsPeer::saying("127.0.0.2", authority.acceptor(&["hs2"]), http_reply("{}")).await;
     let egress = authority.egress();
     for _ in 0..5 {
-        egress
-            .exchange(&route(&[peer.address], "hs2"), get("/"), 100, SOON)
-            .await
-            .unwrap();
+        egress.exchange(&route(&[peer.address], "hs2"), get("/"), 100, SOON).await.unwrap();
     }
     assert_eq!(peer.connections(), 1);
-    assert!(
-        egress.routes.known.lock().unwrap().is_empty(),
-        "routes of finished requests stay"
-    );
+    assert!(egress.routes.known.lock().unwrap().is_empty(), "routes of finished requests stay");
 }
 
 #[tokio::test]
 async fn replies_over_the_cap_are_dropped_while_they_arrive() {
     let authority = Authority::new();
     let exact = "x".repeat(1000);
-    let announced = TlsPeer::saying(
-        "127.0.0.2",
-        authority.acceptor(&["hs2"]),
-        http_reply(&exact),
-    )
-    .await;
+    let announced = TlsPeer::saying("127.0.0.2", authority.acceptor(&["hs2"]), http_reply(&exact)).await;
     let egress = authority.egress();
     let to = route(&[announced.address], "hs2");
-    assert_eq!(
-        egress
-            .exchange(&to, get("/"), 1000, SOON)
-            .await
-            .unwrap()
-            .body()
-            .len(),
-        1000
-    );
+    assert_eq!(egress.exchange(&to, get("/"), 1000, SOON).await.unwrap().body().len(), 1000);
     let over = egress.exchange(&to, get("/"), 999, SOON).await;
-    assert_eq!(
-        over.unwrap_err(),
-        EgressError::ReplyTooLarge { bytes_max: 999 }
-    );
+    assert_eq!(over.unwrap_err(), EgressError::ReplyTooLarge { bytes_max: 999 });
 
     // Without an end: the peer writes until the connection goes.
     let endless = TlsPeer::start("127.0.0.2", authority.acceptor(&["hs2"]), |_, tls| {
@@ -330,33 +225,15 @@ async fn replies_over_the_cap_are_dropped_while_they_arrive() {
         })
     })
     .await;
-    let over = egress
-        .exchange(&route(&[endless.address], "hs2"), get("/"), 64 * 1024, SOON)
-        .await;
-    assert_eq!(
-        over.unwrap_err(),
-        EgressError::ReplyTooLarge {
-            bytes_max: 64 * 1024
-        }
-    );
+    let over = egress.exchange(&route(&[endless.address], "hs2"), get("/"), 64 * 1024, SOON).await;
+    assert_eq!(over.unwrap_err(), EgressError::ReplyTooLarge { bytes_max: 64 * 1024 });
 
-    let long_head = format!(
-        "HTTP/1.1 200 OK\r\nX: {}\r\n\r\n",
-        "x".repeat(super::REPLY_HEAD_BYTES_MAX)
-    );
-    let many_heads = format!(
-        "HTTP/1.1 200 OK\r\n{}\r\n",
-        "X: y\r\n".repeat(super::REPLY_HEADERS_MAX + 1)
-    );
+    let long_head = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(super::REPLY_HEAD_BYTES_MAX));
+    let many_heads = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(super::REPLY_HEADERS_MAX + 1));
     for head in [long_head, many_heads] {
         let peer = TlsPeer::saying("127.0.0.2", authority.acceptor(&["hs2"]), head).await;
-        let outcome = egress
-            .exchange(&route(&[peer.address], "hs2"), get("/"), 100, SOON)
-            .await;
-        assert!(
-            matches!(outcome, Err(EgressError::Broken { .. })),
-            "{outcome:?}"
-        );
+        let outcome = egress.exchange(&route(&[peer.address], "hs2"), get("/"), 100, SOON).await;
+        assert!(matches!(outcome, Err(EgressError::Broken { .. })), "{outcome:?}");
     }
 }
 
@@ -378,10 +255,7 @@ async fn a_dripping_reply_ends_with_the_deadline() {
     .await;
     let began = Instant::now();
     let deadline = Duration::from_millis(400);
-    let outcome = authority
-        .egress()
-        .exchange(&route(&[dripping.address], "hs2"), get("/"), 9999, deadline)
-        .await;
+    let outcome = authority.egress().exchange(&route(&[dripping.address], "hs2"), get("/"), 9999, deadline).await;
     assert_eq!(outcome.unwrap_err(), EgressError::Timeout);
     assert!(began.elapsed() < Duration::from_secs(5));
 }
@@ -395,14 +269,9 @@ async fn a_self_signed_certificate_is_trusted_when_its_file_is_configured() {
     let peer = TlsPeer::saying("127.0.0.2", peer_certificate.acceptor(), http_reply("{}")).await;
     let outcome_with = async |files: &[PathBuf]| {
         let egress = Egress::new(only_127_0_0_2(), tls_config(files).unwrap());
-        egress
-            .exchange(&route(&[peer.address], "hs2"), get("/"), 100, SOON)
-            .await
+        egress.exchange(&route(&[peer.address], "hs2"), get("/"), 100, SOON).await
     };
-    assert!(matches!(
-        outcome_with(&[]).await,
-        Err(EgressError::Tls { .. })
-    ));
+    assert!(matches!(outcome_with(&[]).await, Err(EgressError::Tls { .. })));
     let outcome = outcome_with(&[file]).await;
     assert!(outcome.is_ok(), "{outcome:?}");
 }
@@ -419,22 +288,11 @@ fn unfit_authority_files_are_named() {
         PathBuf::from("does-not-exist.pem"),
         file("empty.pem", ""),
         file("text.pem", "hello"),
-        file(
-            "broken.pem",
-            "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
-        ),
-        file(
-            "junk.pem",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        ),
+        file("broken.pem", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"),
+        file("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
     ];
     for path in files {
         let error = tls_config(std::slice::from_ref(&path)).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with(&format!("{}: ", path.display())),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with(&format!("{}: ", path.display())), "{error}");
     }
 }

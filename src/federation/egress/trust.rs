@@ -67,10 +67,7 @@ pub fn tls_config_with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, 
 }
 
 fn add_file(roots: &mut RootCertStore, path: &PathBuf) -> Result<(), TrustError> {
-    let unreadable = |detail: String| TrustError::UnreadableFile {
-        path: path.clone(),
-        detail,
-    };
+    let unreadable = |detail: String| TrustError::UnreadableFile { path: path.clone(), detail };
     let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| unreadable(error.to_string()))?;
@@ -78,12 +75,7 @@ fn add_file(roots: &mut RootCertStore, path: &PathBuf) -> Result<(), TrustError>
         return Err(unreadable("the file holds none".to_owned()));
     }
     for certificate in certificates {
-        roots
-            .add(certificate)
-            .map_err(|source| TrustError::UnfitCertificate {
-                path: path.clone(),
-                source,
-            })?;
+        roots.add(certificate).map_err(|source| TrustError::UnfitCertificate { path: path.clone(), source })?;
     }
     Ok(())
 }

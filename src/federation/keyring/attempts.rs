@@ -29,20 +29,14 @@ pub(super) struct Attempts {
 impl Attempts {
     /// How long the pause after a failure still lasts.
     pub(super) fn pause_left(&self, now: Duration) -> Option<Duration> {
-        self.paused_until
-            .checked_sub(now)
-            .filter(|left| !left.is_zero())
+        self.paused_until.checked_sub(now).filter(|left| !left.is_zero())
     }
 
     /// Whether a fetch for `id` is due.
     pub(super) fn may_ask_for(&mut self, id: &ServerSigningKeyId, now: Duration) -> bool {
-        self.recent
-            .retain(|(at, _)| now.saturating_sub(*at) < SAME_KEY_PAUSE);
+        self.recent.retain(|(at, _)| now.saturating_sub(*at) < SAME_KEY_PAUSE);
         self.recent.len() < FETCHES_WITHIN_PAUSE_MAX
-            && !self
-                .recent
-                .iter()
-                .any(|(_, ids)| ids.iter().any(|asked| asked == id))
+            && !self.recent.iter().any(|(_, ids)| ids.iter().any(|asked| asked == id))
     }
 
     pub(super) fn asked_for(&mut self, ids: Vec<OwnedServerSigningKeyId>, now: Duration) {

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerSigningKeyId, ServerName,
-    ServerSigningKeyId, SigningKeyAlgorithm,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId,
+    SigningKeyAlgorithm,
     serde::{Base64, base64::Standard},
     signatures::to_canonical_json_string_for_signing,
 };
@@ -58,31 +58,23 @@ impl ServerKeys {
         banned: &BTreeSet<[u8; 32]>,
         now: UnixMillis,
     ) -> Result<Self, DocumentError> {
-        let names_asked = document
-            .get("server_name")
-            .and_then(CanonicalJsonValue::as_str);
+        let names_asked = document.get("server_name").and_then(CanonicalJsonValue::as_str);
         match names_asked {
             Some(name) if name == asked.as_str() => {}
             Some(_) => return Err(DocumentError::WrongServer),
             None => {
-                return Err(DocumentError::Malformed {
-                    field: "server_name",
-                });
+                return Err(DocumentError::Malformed { field: "server_name" });
             }
         }
         let valid_until_ts = timestamp(document, "valid_until_ts")?;
         let empty = CanonicalJsonObject::new();
-        let verify = object(document, "verify_keys")?.ok_or(DocumentError::Malformed {
-            field: "verify_keys",
-        })?;
+        let verify = object(document, "verify_keys")?.ok_or(DocumentError::Malformed { field: "verify_keys" })?;
         let old = object(document, "old_verify_keys")?.unwrap_or(&empty);
         if verify.len().saturating_add(old.len()) > KEYS_IN_DOCUMENT_MAX {
             return Err(DocumentError::TooManyKeys);
         }
-        let verify_keys: BTreeMap<_, _> = verify
-            .iter()
-            .filter_map(|(id, entry)| Some((key_id(id)?, key_in(entry, banned)?)))
-            .collect();
+        let verify_keys: BTreeMap<_, _> =
+            verify.iter().filter_map(|(id, entry)| Some((key_id(id)?, key_in(entry, banned)?))).collect();
         let old_verify_keys = old
             .iter()
             .filter_map(|(id, entry)| {
@@ -97,8 +89,7 @@ impl ServerKeys {
             old_verify_keys,
             valid_until_ts,
             fetched_at: now,
-            signed_json: serde_json::to_string(document)
-                .map_err(|_| DocumentError::Malformed { field: "document" })?,
+            signed_json: serde_json::to_string(document).map_err(|_| DocumentError::Malformed { field: "document" })?,
         };
         keys.check_signed_by_own(document)?;
         Ok(keys)
@@ -113,8 +104,7 @@ impl ServerKeys {
             .and_then(CanonicalJsonValue::as_object);
         let mut is_signed = false;
         for (id, key) in &self.verify_keys {
-            let Some(signature) = signatures.and_then(|of_server| of_server.get(id.as_str()))
-            else {
+            let Some(signature) = signatures.and_then(|of_server| of_server.get(id.as_str())) else {
                 continue;
             };
             let verifies = signature
@@ -130,18 +120,12 @@ impl ServerKeys {
     }
 
     fn check_signed_by_own(&self, document: &CanonicalJsonObject) -> Result<(), DocumentError> {
-        if self.signed(document)? {
-            Ok(())
-        } else {
-            Err(DocumentError::NotSelfSigned)
-        }
+        if self.signed(document)? { Ok(()) } else { Err(DocumentError::NotSelfSigned) }
     }
 }
 
 fn key_id(text: &str) -> Option<OwnedServerSigningKeyId> {
-    ServerSigningKeyId::parse(text)
-        .ok()
-        .filter(|id| id.algorithm() == SigningKeyAlgorithm::Ed25519)
+    ServerSigningKeyId::parse(text).ok().filter(|id| id.algorithm() == SigningKeyAlgorithm::Ed25519)
 }
 
 fn key_in(entry: &CanonicalJsonValue, banned: &BTreeSet<[u8; 32]>) -> Option<Key> {
@@ -159,10 +143,7 @@ fn object<'a>(
     }
 }
 
-fn timestamp(
-    document: &CanonicalJsonObject,
-    field: &'static str,
-) -> Result<UnixMillis, DocumentError> {
+fn timestamp(document: &CanonicalJsonObject, field: &'static str) -> Result<UnixMillis, DocumentError> {
     let value = document.get(field).and_then(CanonicalJsonValue::as_integer);
     value
         .and_then(|integer| u64::try_from(i64::from(integer)).ok())

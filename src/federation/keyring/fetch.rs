@@ -4,14 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedServerSigningKeyId, ServerName,
-};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedServerSigningKeyId, ServerName};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    DocumentError, FETCH_DEADLINE, Flight, Inner, KeyError, Provenance, Purpose, ServerKeys,
-    SourceNetwork,
+    DocumentError, FETCH_DEADLINE, Flight, Inner, KeyError, Provenance, Purpose, ServerKeys, SourceNetwork,
     attempts::Attempts,
 };
 use crate::client::RemoteError;
@@ -55,9 +52,7 @@ impl Inner {
             return Err(KeyError::OverBudget);
         }
         if memory.attempts.get(server).is_none() {
-            memory
-                .attempts
-                .insert(server.to_owned(), Attempts::default());
+            memory.attempts.insert(server.to_owned(), Attempts::default());
         }
         if let Some(attempts) = memory.attempts.get(server) {
             attempts.asked_for(due.clone(), now);
@@ -72,9 +67,7 @@ impl Inner {
         let Some(id) = keys.first_key_id() else {
             return;
         };
-        let purpose = Purpose::Request {
-            now: self.clock.now(),
-        };
+        let purpose = Purpose::Request { now: self.clock.now() };
         // The flight runs on its own task, so it goes on although its future is dropped here.
         drop(self.flight_for(keys.server_name(), &[id.to_owned()], purpose, None));
     }
@@ -88,17 +81,12 @@ impl Inner {
         let inner = Arc::clone(self);
         let fetch = tokio::spawn(async move {
             // Lands in any case, also when the fetch panics: a flight that stays would block its server for good.
-            let landing = Landing {
-                inner: &inner,
-                server: &server,
-            };
+            let landing = Landing { inner: &inner, server: &server };
             let fetched = inner.fetch(&server, &wanted, purpose).await;
             landing.inner.note_outcome(&server, &fetched);
             fetched
         });
-        async move { fetch.await.unwrap_or(Err(KeyError::GivenUp)) }
-            .boxed()
-            .shared()
+        async move { fetch.await.unwrap_or(Err(KeyError::GivenUp)) }.boxed().shared()
     }
 
     async fn fetch(
@@ -113,21 +101,12 @@ impl Inner {
             return Err(KeyError::Busy);
         };
         let direct = self.fetch_direct(server, deadline).await;
-        let has_wanted =
-            |keys: &ServerKeys| wanted.iter().any(|id| keys.usable(id, purpose).is_some());
+        let has_wanted = |keys: &ServerKeys| wanted.iter().any(|id| keys.usable(id, purpose).is_some());
         if direct.as_deref().is_ok_and(has_wanted) || self.settings.notaries.is_empty() {
             return direct.map(drop);
         }
-        for notary in self
-            .settings
-            .notaries
-            .iter()
-            .filter(|notary| **notary != server)
-        {
-            match self
-                .fetch_from_notary(notary, server, wanted, purpose, deadline)
-                .await
-            {
+        for notary in self.settings.notaries.iter().filter(|notary| **notary != server) {
+            match self.fetch_from_notary(notary, server, wanted, purpose, deadline).await {
                 Ok(keys) if has_wanted(&keys) => return Ok(()),
                 Ok(_) => {}
                 Err(error) => {
@@ -138,19 +117,13 @@ impl Inner {
         direct.map(drop)
     }
 
-    async fn fetch_direct(
-        &self,
-        server: &ServerName,
-        deadline: Instant,
-    ) -> Result<Arc<ServerKeys>, KeyError> {
+    async fn fetch_direct(&self, server: &ServerName, deadline: Instant) -> Result<Arc<ServerKeys>, KeyError> {
         let mut allowed = deadline.saturating_duration_since(Instant::now());
         if !self.settings.notaries.is_empty() {
             allowed -= allowed / NOTARIES_SHARE;
         }
         let asking = self.source.server_keys(server, allowed);
-        let answer = timeout(allowed, asking)
-            .await
-            .unwrap_or(Err(RemoteError::Timeout));
+        let answer = timeout(allowed, asking).await.unwrap_or(Err(RemoteError::Timeout));
         let document = answer.map_err(KeyError::Fetch)?;
         let keys = self.read(&document, server)?;
         Ok(self.take_over(keys, Provenance::Direct).await)
@@ -166,8 +139,7 @@ impl Inner {
     ) -> Result<Arc<ServerKeys>, KeyError> {
         let now = self.clock.now();
         let is_current = |keys: &Arc<ServerKeys>| {
-            keys.first_key_id()
-                .is_some_and(|id| keys.usable(id, Purpose::Request { now }).is_some())
+            keys.first_key_id().is_some_and(|id| keys.usable(id, Purpose::Request { now }).is_some())
         };
         let notary_keys = match self.known_keys(notary).await.filter(is_current) {
             Some(keys) => keys,
@@ -175,41 +147,24 @@ impl Inner {
         };
         let allowed = deadline.saturating_duration_since(Instant::now());
         let minimum_valid_until = purpose.minimum_valid_until();
-        let asking = self
-            .source
-            .notary_keys(notary, server, wanted, minimum_valid_until, allowed);
-        let answer = timeout(allowed, asking)
-            .await
-            .unwrap_or(Err(RemoteError::Timeout));
+        let asking = self.source.notary_keys(notary, server, wanted, minimum_valid_until, allowed);
+        let answer = timeout(allowed, asking).await.unwrap_or(Err(RemoteError::Timeout));
         let answer = answer.map_err(KeyError::Fetch)?;
         let mut outcome = Err(KeyError::UnfitDocument(DocumentError::NotAtNotary));
         for document in documents_about(server, &answer) {
-            let is_vouched_for = notary_keys
-                .signed(document)
-                .map_err(KeyError::UnfitDocument);
+            let is_vouched_for = notary_keys.signed(document).map_err(KeyError::UnfitDocument);
             outcome = match (is_vouched_for, self.read(document, server)) {
                 (Ok(true), Ok(keys)) => Ok(self.take_over(keys, Provenance::Notary).await),
-                (Ok(false), Ok(_)) => {
-                    Err(KeyError::UnfitDocument(DocumentError::NotSignedByNotary))
-                }
+                (Ok(false), Ok(_)) => Err(KeyError::UnfitDocument(DocumentError::NotSignedByNotary)),
                 (Err(error), _) | (_, Err(error)) => Err(error),
             };
         }
         outcome
     }
 
-    fn read(
-        &self,
-        document: &CanonicalJsonObject,
-        server: &ServerName,
-    ) -> Result<ServerKeys, KeyError> {
-        ServerKeys::read(
-            document,
-            server,
-            &self.settings.banned_keys,
-            self.clock.now(),
-        )
-        .map_err(KeyError::UnfitDocument)
+    fn read(&self, document: &CanonicalJsonObject, server: &ServerName) -> Result<ServerKeys, KeyError> {
+        ServerKeys::read(document, server, &self.settings.banned_keys, self.clock.now())
+            .map_err(KeyError::UnfitDocument)
     }
 
     /// Merges verified keys into what is held, in memory and in the store, and returns the result.
@@ -223,9 +178,7 @@ impl Inner {
         let Some(updated) = updated.map(Arc::new) else {
             return held.unwrap_or(Arc::new(keys));
         };
-        self.memory()
-            .keys
-            .insert(server.clone(), Arc::clone(&updated));
+        self.memory().keys.insert(server.clone(), Arc::clone(&updated));
         if let Err(error) = self.store.store(updated.to_stored()).await {
             // Memory has them, and a restart can fetch them again.
             log::error!(origin:% = server, error:%; "server keys not stored");
@@ -266,18 +219,12 @@ fn documents_about<'a>(
     server: &ServerName,
     answer: &'a CanonicalJsonObject,
 ) -> impl Iterator<Item = &'a CanonicalJsonObject> {
-    let listed = answer
-        .get("server_keys")
-        .and_then(CanonicalJsonValue::as_array)
-        .unwrap_or_default();
+    let listed = answer.get("server_keys").and_then(CanonicalJsonValue::as_array).unwrap_or_default();
     listed
         .iter()
         .filter_map(CanonicalJsonValue::as_object)
         .filter(move |document| {
-            document
-                .get("server_name")
-                .and_then(CanonicalJsonValue::as_str)
-                == Some(server.as_str())
+            document.get("server_name").and_then(CanonicalJsonValue::as_str) == Some(server.as_str())
         })
         .take(NOTARY_DOCUMENTS_MAX)
 }

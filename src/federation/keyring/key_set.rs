@@ -25,11 +25,7 @@ pub(super) enum Purpose {
     /// An X-Matrix request that arrives now.
     Request { now: UnixMillis },
     /// An event that claims a time.
-    Event {
-        origin_server_ts: UnixMillis,
-        enforce_validity: bool,
-        now: UnixMillis,
-    },
+    Event { origin_server_ts: UnixMillis, enforce_validity: bool, now: UnixMillis },
 }
 
 /// How a document reached us.
@@ -75,15 +71,8 @@ impl Purpose {
     pub(super) fn minimum_valid_until(self) -> UnixMillis {
         match self {
             Self::Request { now } => now,
-            Self::Event {
-                origin_server_ts,
-                enforce_validity: true,
-                ..
-            } => origin_server_ts,
-            Self::Event {
-                enforce_validity: false,
-                ..
-            } => UnixMillis(0),
+            Self::Event { origin_server_ts, enforce_validity: true, .. } => origin_server_ts,
+            Self::Event { enforce_validity: false, .. } => UnixMillis(0),
         }
     }
 }
@@ -98,8 +87,7 @@ impl Key {
 
     /// Strict: refuses malleable and small-order signatures.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        Signature::from_slice(signature)
-            .is_ok_and(|signature| self.decoded.verify_strict(message, &signature).is_ok())
+        Signature::from_slice(signature).is_ok_and(|signature| self.decoded.verify_strict(message, &signature).is_ok())
     }
 
     pub(super) fn base64(&self) -> Base64 {
@@ -114,26 +102,14 @@ impl Key {
 
 impl ServerKeys {
     /// Our own keys, which no document and no time limit.
-    pub(super) fn own(
-        identity: &Identity,
-        old: &BTreeMap<OwnedServerSigningKeyId, ([u8; 32], UnixMillis)>,
-    ) -> Self {
+    pub(super) fn own(identity: &Identity, old: &BTreeMap<OwnedServerSigningKeyId, ([u8; 32], UnixMillis)>) -> Self {
         let current = Key::decode(&identity.key().public_key());
         let old = old.iter().filter_map(|(id, (bytes, expired_ts))| {
-            Some((
-                id.clone(),
-                OldKey {
-                    key: Key::decode(bytes)?,
-                    expired_ts: *expired_ts,
-                },
-            ))
+            Some((id.clone(), OldKey { key: Key::decode(bytes)?, expired_ts: *expired_ts }))
         });
         Self {
             server_name: identity.server_name().to_owned(),
-            verify_keys: current
-                .map(|key| (identity.key().key_id().to_owned(), key))
-                .into_iter()
-                .collect(),
+            verify_keys: current.map(|key| (identity.key().key_id().to_owned(), key)).into_iter().collect(),
             old_verify_keys: old.collect(),
             valid_until_ts: UnixMillis(u64::MAX),
             fetched_at: UnixMillis(u64::MAX),
@@ -145,40 +121,17 @@ impl ServerKeys {
     ///
     /// The server itself may replace its keys by any that are valid now. All else must be valid for longer than what it
     /// replaces; a document that is not only adds keys we never saw, as old ones. Keys that vanish stay as old ones.
-    pub(super) fn updated_by(
-        &self,
-        newer: &Self,
-        provenance: Provenance,
-        now: UnixMillis,
-    ) -> Option<Self> {
+    pub(super) fn updated_by(&self, newer: &Self, provenance: Provenance, now: UnixMillis) -> Option<Self> {
         let is_valid_now = newer.valid_until_ts >= now;
-        let replaces = newer.valid_until_ts > self.valid_until_ts
-            || (provenance == Provenance::Direct && is_valid_now);
-        let (mut kept, other) = if replaces {
-            (newer.clone(), self)
-        } else {
-            (self.clone(), newer)
-        };
+        let replaces = newer.valid_until_ts > self.valid_until_ts || (provenance == Provenance::Direct && is_valid_now);
+        let (mut kept, other) = if replaces { (newer.clone(), self) } else { (self.clone(), newer) };
         let known_before = kept.old_verify_keys.len();
         let last_seen_valid = other.valid_until_ts.min(now);
         let vanished = other
             .verify_keys
             .iter()
-            .map(|(id, key)| {
-                (
-                    id,
-                    OldKey {
-                        key: key.clone(),
-                        expired_ts: last_seen_valid,
-                    },
-                )
-            })
-            .chain(
-                other
-                    .old_verify_keys
-                    .iter()
-                    .map(|(id, old)| (id, old.clone())),
-            );
+            .map(|(id, key)| (id, OldKey { key: key.clone(), expired_ts: last_seen_valid }))
+            .chain(other.old_verify_keys.iter().map(|(id, old)| (id, old.clone())));
         for (id, old) in vanished {
             if !kept.verify_keys.contains_key(id) {
                 kept.old_verify_keys.entry(id.clone()).or_insert(old);
@@ -190,10 +143,7 @@ impl ServerKeys {
 
     fn drop_oldest(&mut self) {
         while self.old_verify_keys.len() > KEYS_IN_DOCUMENT_MAX {
-            let oldest = self
-                .old_verify_keys
-                .iter()
-                .min_by_key(|(_, old)| old.expired_ts);
+            let oldest = self.old_verify_keys.iter().min_by_key(|(_, old)| old.expired_ts);
             let Some(id) = oldest.map(|(id, _)| id.clone()) else {
                 return;
             };
@@ -204,40 +154,23 @@ impl ServerKeys {
     /// The key, if it counts for the purpose.
     pub(super) fn usable(&self, id: &ServerSigningKeyId, purpose: Purpose) -> Option<&Key> {
         match purpose {
-            Purpose::Request { now } => self
-                .verify_keys
-                .get(id)
-                .filter(|_| self.trusted_until() >= now),
-            Purpose::Event {
-                origin_server_ts,
-                enforce_validity,
-                now,
-            } => {
+            Purpose::Request { now } => self.verify_keys.get(id).filter(|_| self.trusted_until() >= now),
+            Purpose::Event { origin_server_ts, enforce_validity, now } => {
                 // v5+: the lesser of the published validity and a week from now must reach the event's time.
                 let valid_until = self.valid_until_ts.min(now.plus(VALIDITY_MAX));
-                let current = self
-                    .verify_keys
-                    .get(id)
-                    .filter(|_| !enforce_validity || valid_until >= origin_server_ts);
+                let current = self.verify_keys.get(id).filter(|_| !enforce_validity || valid_until >= origin_server_ts);
                 let old = self.old_verify_keys.get(id);
-                current.or(old
-                    .filter(|old| origin_server_ts <= old.expired_ts)
-                    .map(|old| &old.key))
+                current.or(old.filter(|old| origin_server_ts <= old.expired_ts).map(|old| &old.key))
             }
         }
     }
 
     /// Whether a new document could make `id` usable. The past does not change, and no key is valid a week ahead.
     pub(super) fn may_gain(&self, id: &ServerSigningKeyId, purpose: Purpose) -> bool {
-        let is_retired =
-            self.old_verify_keys.contains_key(id) && !self.verify_keys.contains_key(id);
+        let is_retired = self.old_verify_keys.contains_key(id) && !self.verify_keys.contains_key(id);
         match purpose {
             Purpose::Request { .. } => !is_retired,
-            Purpose::Event {
-                origin_server_ts,
-                enforce_validity,
-                now,
-            } => {
+            Purpose::Event { origin_server_ts, enforce_validity, now } => {
                 let is_impossible = enforce_validity && origin_server_ts > now.plus(VALIDITY_MAX);
                 !is_retired && !is_impossible
             }
@@ -267,23 +200,13 @@ impl ServerKeys {
         let decode = |text: &str| Key::decode_base64(text, banned);
         Self {
             server_name: stored.server_name,
-            verify_keys: stored
-                .verify_keys
-                .into_iter()
-                .filter_map(|(id, key)| Some((id, decode(&key)?)))
-                .collect(),
+            verify_keys: stored.verify_keys.into_iter().filter_map(|(id, key)| Some((id, decode(&key)?))).collect(),
             old_verify_keys: stored
                 .old_verify_keys
                 .into_iter()
                 .filter_map(|(id, old)| {
                     let expired_ts = UnixMillis(old.expired_ts);
-                    Some((
-                        id,
-                        OldKey {
-                            key: decode(&old.key)?,
-                            expired_ts,
-                        },
-                    ))
+                    Some((id, OldKey { key: decode(&old.key)?, expired_ts }))
                 })
                 .collect(),
             valid_until_ts: UnixMillis(stored.valid_until_ts),
@@ -293,19 +216,12 @@ impl ServerKeys {
     }
 
     pub(super) fn to_stored(&self) -> StoredServerKeys {
-        let verify_keys = self
-            .verify_keys
-            .iter()
-            .map(|(id, key)| (id.clone(), key.base64().encode()))
-            .collect();
+        let verify_keys = self.verify_keys.iter().map(|(id, key)| (id.clone(), key.base64().encode())).collect();
         let old_verify_keys = self
             .old_verify_keys
             .iter()
             .map(|(id, old)| {
-                let stored = StoredOldKey {
-                    key: old.key.base64().encode(),
-                    expired_ts: old.expired_ts.0,
-                };
+                let stored = StoredOldKey { key: old.key.base64().encode(), expired_ts: old.expired_ts.0 };
                 (id.clone(), stored)
             })
             .collect();

@@ -44,13 +44,8 @@ impl KeySource for Client {
     ) -> BoxFuture<'a, Result<CanonicalJsonObject, RemoteError>> {
         Box::pin(async move {
             let request = ServerRequest::get("/_matrix/key/v2/server").anonymous();
-            let limits = Limits {
-                reply_bytes_max: KEYS_REPLY_BYTES_MAX,
-                deadline,
-            };
-            self.request(server, request, limits)
-                .await?
-                .canonical_object()
+            let limits = Limits { reply_bytes_max: KEYS_REPLY_BYTES_MAX, deadline };
+            self.request(server, request, limits).await?.canonical_object()
         })
     }
 
@@ -64,19 +59,11 @@ impl KeySource for Client {
     ) -> BoxFuture<'a, Result<CanonicalJsonObject, RemoteError>> {
         Box::pin(async move {
             let criteria = json!({ "minimum_valid_until_ts": minimum_valid_until.to_matrix() });
-            let by_key: serde_json::Map<_, _> = wanted
-                .iter()
-                .map(|id| (id.to_string(), criteria.clone()))
-                .collect();
+            let by_key: serde_json::Map<_, _> = wanted.iter().map(|id| (id.to_string(), criteria.clone())).collect();
             let body = json!({ "server_keys": { server.as_str(): by_key } }).to_string();
             let request = ServerRequest::post("/_matrix/key/v2/query", body).anonymous();
-            let limits = Limits {
-                reply_bytes_max: KEYS_REPLY_BYTES_MAX,
-                deadline,
-            };
-            self.request(notary, request, limits)
-                .await?
-                .canonical_object()
+            let limits = Limits { reply_bytes_max: KEYS_REPLY_BYTES_MAX, deadline };
+            self.request(notary, request, limits).await?.canonical_object()
         })
     }
 }

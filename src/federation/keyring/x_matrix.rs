@@ -3,9 +3,7 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#request-authentication>
 
-use ruma::{
-    CanonicalJsonValue, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId, serde::Base64,
-};
+use ruma::{CanonicalJsonValue, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId, serde::Base64};
 use thiserror::Error;
 use vestibule_protocol::clock::UnixMillis;
 
@@ -72,10 +70,7 @@ impl Keyring {
         now: UnixMillis,
     ) -> Result<(), VerifyRequestError> {
         let us = self.inner.identity.server_name();
-        if request
-            .destination
-            .is_some_and(|destination| destination != us)
-        {
+        if request.destination.is_some_and(|destination| destination != us) {
             return Err(VerifyRequestError::DestinationMismatch);
         }
         let count = request.signatures.len();
@@ -83,16 +78,10 @@ impl Keyring {
             return Err(VerifyRequestError::SignatureCount { count });
         }
         let message = signed_text(request, us).map_err(|_| VerifyRequestError::NoCanonicalForm)?;
-        let key_ids: Vec<&ServerSigningKeyId> =
-            request.signatures.iter().map(|(id, _)| &**id).collect();
+        let key_ids: Vec<&ServerSigningKeyId> = request.signatures.iter().map(|(id, _)| &**id).collect();
         let keys = self
             .inner
-            .usable_keys(
-                request.origin,
-                &key_ids,
-                Purpose::Request { now },
-                Some(source),
-            )
+            .usable_keys(request.origin, &key_ids, Purpose::Request { now }, Some(source))
             .await
             .map_err(VerifyRequestError::Keys)?;
         for (key_id, signature) in request.signatures {
@@ -100,9 +89,7 @@ impl Keyring {
                 continue;
             };
             if !key.verifies(message.as_bytes(), signature.as_bytes()) {
-                return Err(VerifyRequestError::BadSignature {
-                    key_id: key_id.clone(),
-                });
+                return Err(VerifyRequestError::BadSignature { key_id: key_id.clone() });
             }
         }
         Ok(())
@@ -111,10 +98,7 @@ impl Keyring {
 
 /// The canonical JSON that was signed. Written piece by piece, so that a large body is not copied into an object first;
 /// the keys stand in the order that canonical JSON demands.
-fn signed_text(
-    request: &SignedRequest<'_>,
-    destination: &ServerName,
-) -> serde_json::Result<String> {
+fn signed_text(request: &SignedRequest<'_>, destination: &ServerName) -> serde_json::Result<String> {
     let mut text = String::from("{");
     if let Some(content) = request.content {
         text.push_str(r#""content":"#);

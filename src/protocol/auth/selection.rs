@@ -25,8 +25,7 @@ pub fn select_auth_events(
 ) -> Result<Vec<Arc<Pdu>>, NotAuthorized> {
     let types = auth_types_for_event(kind, sender, state_key, content, &version.rules().authorization)
         .map_err(|reason| NotAuthorized { reason })?;
-    let mut selected: Vec<Arc<Pdu>> =
-        types.iter().filter_map(|(kind, key)| state.get(kind, key).cloned()).collect();
+    let mut selected: Vec<Arc<Pdu>> = types.iter().filter_map(|(kind, key)| state.get(kind, key).cloned()).collect();
     selected.sort_by(|left, right| left.event_id().cmp(right.event_id()));
     selected.dedup_by(|left, right| left.event_id() == right.event_id());
     Ok(selected)

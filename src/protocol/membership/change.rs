@@ -68,7 +68,9 @@ pub fn intent(
         MembershipChange::Join | MembershipChange::Knock | MembershipChange::Ban => Ok(Intent::Send),
         // An invite of somebody invited answers 200 and changes nothing, so that repeats and races do no harm.
         MembershipChange::Invite if sender_is_joined && membership == MembershipState::Invite => Ok(Intent::Nothing),
-        MembershipChange::Invite if sender_is_joined && membership == MembershipState::Ban => Err(MembershipRefusal::Banned),
+        MembershipChange::Invite if sender_is_joined && membership == MembershipState::Ban => {
+            Err(MembershipRefusal::Banned)
+        }
         MembershipChange::Invite => Ok(Intent::Send),
         MembershipChange::Leave => match membership {
             MembershipState::Leave if has_member_event => Ok(Intent::Nothing),

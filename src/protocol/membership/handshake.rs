@@ -72,7 +72,8 @@ impl HandshakeShape {
     /// # Errors
     /// [`HandshakeRefusal`]; nothing was changed.
     pub fn parse(object: CanonicalJsonObject, expected: &Handshake<'_>) -> Result<Self, HandshakeRefusal> {
-        let content_bytes = object.get("content").and_then(|content| serde_json::to_string(content).ok()).map(|text| text.len());
+        let content_bytes =
+            object.get("content").and_then(|content| serde_json::to_string(content).ok()).map(|text| text.len());
         let shaped = ShapedPdu::parse(object, expected.version).map_err(|refusal| match refusal {
             ShapeRefusal::TooLarge => HandshakeRefusal::TooLarge,
             ShapeRefusal::BadFormat(what) => HandshakeRefusal::BadFormat { what },
@@ -128,10 +129,8 @@ impl HandshakeShape {
     /// # Errors
     /// [`HandshakeRefusal::SignatureInvalid`].
     pub fn verify(self, keys: &PublicKeyMap) -> Result<SignedHandshake, HandshakeRefusal> {
-        let verified = self
-            .shaped
-            .verify(keys)
-            .map_err(|error| HandshakeRefusal::SignatureInvalid { why: error.to_string() })?;
+        let verified =
+            self.shaped.verify(keys).map_err(|error| HandshakeRefusal::SignatureInvalid { why: error.to_string() })?;
         Ok(SignedHandshake { verified, origin: self.origin, kind: self.kind })
     }
 }
@@ -176,8 +175,14 @@ macro_rules! signed {
     };
 }
 
-signed!(SignedKnock, "A knock whose structure and signatures were judged. Made only by [`SignedHandshake::into_knock`].");
-signed!(SignedLeave, "A leave whose structure and signatures were judged. Made only by [`SignedHandshake::into_leave`].");
+signed!(
+    SignedKnock,
+    "A knock whose structure and signatures were judged. Made only by [`SignedHandshake::into_knock`]."
+);
+signed!(
+    SignedLeave,
+    "A leave whose structure and signatures were judged. Made only by [`SignedHandshake::into_leave`]."
+);
 
 /// The content of a member event that a server builds for a user: what the client gave, and the membership.
 pub fn member_content(mut content: CanonicalJsonObject, membership: &MembershipState) -> CanonicalJsonObject {

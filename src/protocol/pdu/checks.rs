@@ -184,12 +184,12 @@ fn check_format(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<(
         _ => return bad("type must be a string".to_owned()),
     };
     let room_is_optional = kind == "m.room.create" && !version.rules().event_format.require_room_create_room_id;
-    for (field, required) in
-        [("type", true), ("sender", true), ("room_id", !room_is_optional), ("state_key", false)]
-    {
+    for (field, required) in [("type", true), ("sender", true), ("room_id", !room_is_optional), ("state_key", false)] {
         match object.get(field) {
             Some(CanonicalJsonValue::String(text)) if text.len() <= FIELD_BYTES_MAX => {}
-            Some(CanonicalJsonValue::String(_)) => return bad(format!("{field} is longer than {FIELD_BYTES_MAX} bytes")),
+            Some(CanonicalJsonValue::String(_)) => {
+                return bad(format!("{field} is longer than {FIELD_BYTES_MAX} bytes"));
+            }
             None if !required => {}
             _ => return bad(format!("{field} must be a string")),
         }
@@ -205,9 +205,8 @@ fn check_format(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<(
     for (field, entries_max) in [("prev_events", PREV_EVENTS_MAX), ("auth_events", AUTH_EVENTS_MAX)] {
         match object.get(field) {
             Some(CanonicalJsonValue::Array(entries)) if entries.len() <= entries_max => {
-                let all_are_ids = entries
-                    .iter()
-                    .all(|entry| entry.as_str().is_some_and(|id| EventId::parse(id).is_ok()));
+                let all_are_ids =
+                    entries.iter().all(|entry| entry.as_str().is_some_and(|id| EventId::parse(id).is_ok()));
                 if !all_are_ids {
                     return bad(format!("{field} must hold event ids"));
                 }

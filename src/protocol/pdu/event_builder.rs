@@ -65,9 +65,7 @@ impl EventDraft {
             object.insert(key.to_owned(), value);
         };
         let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
-        let ids = |ids: &[OwnedEventId]| {
-            CanonicalJsonValue::Array(ids.iter().map(|id| text(id.as_str())).collect())
-        };
+        let ids = |ids: &[OwnedEventId]| CanonicalJsonValue::Array(ids.iter().map(|id| text(id.as_str())).collect());
         put("type", text(&self.kind.to_string()));
         put("sender", text(self.sender.as_str()));
         if let Some(state_key) = &self.state_key {
@@ -134,8 +132,7 @@ impl EventDraft {
         if json.len() > EVENT_BYTES_MAX {
             return Err(BuildRefusal::TooLarge);
         }
-        let event_id =
-            event_id_of(&object, version).map_err(|error| BuildRefusal::BadContent(error.to_string()))?;
+        let event_id = event_id_of(&object, version).map_err(|error| BuildRefusal::BadContent(error.to_string()))?;
         Pdu::from_canonical_text(event_id, json.into(), version, Standing::Accepted)
             .map_err(|error| BuildRefusal::BadContent(error.to_string()))
     }

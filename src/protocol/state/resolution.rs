@@ -120,10 +120,8 @@ pub fn resolve(version: &RoomVersion, states: &[StateMap], events: &AuthEvents) 
     for key in &differing {
         common.remove(key);
     }
-    let conflicted: Vec<Vec<&Arc<Pdu>>> = states
-        .iter()
-        .map(|state| differing.iter().filter_map(|(kind, key)| state.get(kind, key)).collect())
-        .collect();
+    let conflicted: Vec<Vec<&Arc<Pdu>>> =
+        states.iter().map(|state| differing.iter().filter_map(|(kind, key)| state.get(kind, key)).collect()).collect();
 
     let common_chain = events.chain(common.iter().map(|(_, event)| event));
     let chains: Vec<HashSet<&EventId>> =
@@ -137,7 +135,8 @@ pub fn resolve(version: &RoomVersion, states: &[StateMap], events: &AuthEvents) 
     let maps: Vec<state_res::StateMap<OwnedEventId>> = conflicted
         .iter()
         .map(|events_of_fork| {
-            let own = events_of_fork.iter().filter_map(|event| Some((event.state_entry()?, event.event_id().to_owned())));
+            let own =
+                events_of_fork.iter().filter_map(|event| Some((event.state_entry()?, event.event_id().to_owned())));
             context.iter().map(|(key, id)| (key.clone(), id.clone())).chain(own).collect()
         })
         .collect();
@@ -229,8 +228,8 @@ fn conflicted_subgraph(
             reached.insert(event_id.clone());
             let auth_ids = events.get(&event_id).map(|event| event.auth_events().to_vec()).unwrap_or_default();
             if children_are_done {
-                let leads_on = conflicted.contains(&event_id)
-                    || auth_ids.iter().any(|id| leads.get(id).copied().unwrap_or(false));
+                let leads_on =
+                    conflicted.contains(&event_id) || auth_ids.iter().any(|id| leads.get(id).copied().unwrap_or(false));
                 leads.insert(event_id, leads_on);
             } else if !leads.contains_key(&event_id) {
                 stack.push((event_id, true));

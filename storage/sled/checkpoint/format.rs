@@ -67,7 +67,12 @@ impl Header {
             let seed = u32_at(bytes, checked.len())?;
             let position = JournalPosition(u64_at(checked, PREAMBLE_BYTES + 4)?);
             let identity = std::str::from_utf8(checked.get(FIXED_BYTES..)?).ok()?.to_owned();
-            (seed == crc32fast::hash(checked)).then_some(Ok(Self { position, identity, bytes: offset_of(length), seed }))
+            (seed == crc32fast::hash(checked)).then_some(Ok(Self {
+                position,
+                identity,
+                bytes: offset_of(length),
+                seed,
+            }))
         };
         whole().unwrap_or(Err(None))
     }
@@ -149,7 +154,8 @@ impl BlockWriter {
         if self.block.len() > BLOCK_HEAD_BYTES {
             self.write_block()?;
         }
-        let footer = Footer { blocks: self.blocks, entries: self.entries, all_blocks: self.all_blocks.clone().finalize() };
+        let footer =
+            Footer { blocks: self.blocks, entries: self.entries, all_blocks: self.all_blocks.clone().finalize() };
         let footer = footer.encode(self.seed);
         write_whole(self.file.as_mut(), &footer)?;
         self.file.sync_data()?;

@@ -60,7 +60,11 @@ impl CheckpointReader {
             Err(None) => return Err(damaged(0)),
         };
         if header.identity != checkpoints.identity {
-            return Err(CheckpointError::WrongIdentity { position, found: header.identity, expected: checkpoints.identity.to_owned() });
+            return Err(CheckpointError::WrongIdentity {
+                position,
+                found: header.identity,
+                expected: checkpoints.identity.to_owned(),
+            });
         }
         if header.position != position {
             return Err(damaged(0));
@@ -155,7 +159,8 @@ impl CheckpointReader {
         let head = self.chunks.peek(BLOCK_HEAD_BYTES).map_err(read_error)?;
         let length = u32_at(head, 4).and_then(|length| usize::try_from(length).ok());
         let block_bytes = length.and_then(|length| length.checked_add(BLOCK_HEAD_BYTES));
-        let Some(block_bytes) = block_bytes.filter(|bytes| offset_of(*bytes) <= remaining && *bytes > BLOCK_HEAD_BYTES) else {
+        let Some(block_bytes) = block_bytes.filter(|bytes| offset_of(*bytes) <= remaining && *bytes > BLOCK_HEAD_BYTES)
+        else {
             return Err(self.damaged());
         };
         let block = self.chunks.peek(block_bytes).map_err(read_error)?;

@@ -150,13 +150,15 @@ fn ends_show_a_cut_file_without_reading_it() {
 #[test]
 fn swapped_blocks_and_blocks_of_another_checkpoint_are_found() {
     let files = FaultyFiles::new();
-    let block = |fill: u8, count: u8| (0..count).map(|key| (vec![key], vec![fill; BLOCK_BYTES - 40])).collect::<Pairs>();
+    let block =
+        |fill: u8, count: u8| (0..count).map(|key| (vec![key], vec![fill; BLOCK_BYTES - 40])).collect::<Pairs>();
     write(&files, 1, &block(1, 2)).unwrap();
     write(&files, 2, &block(2, 2)).unwrap();
     let (one, two) = (files.content(&path(1)).unwrap(), files.content(&path(2)).unwrap());
     let block_bytes = BLOCK_BYTES - 40 + 1 + 8 + 8;
     let header_bytes = one.len() - 32 - 2 * block_bytes;
-    let (first, second) = (header_bytes..header_bytes + block_bytes, header_bytes + block_bytes..header_bytes + 2 * block_bytes);
+    let (first, second) =
+        (header_bytes..header_bytes + block_bytes, header_bytes + block_bytes..header_bytes + 2 * block_bytes);
     let swapped = [&two[..header_bytes], &two[second.clone()], &two[first.clone()], &two[second.end..]].concat();
     let mixed = [&two[..header_bytes], &two[first.clone()], &one[second.clone()], &two[second.end..]].concat();
     let dropped = [&two[..first.end], &two[second.end..]].concat();
@@ -185,9 +187,15 @@ fn each_failing_call_and_each_crash_leaves_a_valid_newest_checkpoint() {
                 let found = find(image);
                 let position = found.newest.unwrap().position.0;
                 assert!(found.damaged.is_empty());
-                assert!(position == 8 || (position == 4 && !written), "{fault:?} at call {call}, image {number}: {position}");
+                assert!(
+                    position == 8 || (position == 4 && !written),
+                    "{fault:?} at call {call}, image {number}: {position}"
+                );
                 assert!(read(image, position).unwrap() == if position == 8 { new.clone() } else { old.clone() });
-                assert!(image.paths().iter().all(|path| path.extension().unwrap() != "new"), "half-written files are removed");
+                assert!(
+                    image.paths().iter().all(|path| path.extension().unwrap() != "new"),
+                    "half-written files are removed"
+                );
                 write(image, 9, &old).unwrap();
                 runs += 1;
             }
@@ -279,7 +287,9 @@ fn format_one_stays_as_it_is() {
     let hex: String = files.content(&path(5)).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, FROZEN_CHECKPOINT);
     let frozen = FaultyFiles::new();
-    let bytes = (0..FROZEN_CHECKPOINT.len()).step_by(2).map(|at| u8::from_str_radix(&FROZEN_CHECKPOINT[at..at + 2], 16).unwrap());
+    let bytes = (0..FROZEN_CHECKPOINT.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&FROZEN_CHECKPOINT[at..at + 2], 16).unwrap());
     frozen.put(&path(5), bytes.collect());
     assert_eq!(read(&frozen, 5).unwrap(), pairs);
 }

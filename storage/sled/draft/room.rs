@@ -12,7 +12,8 @@ use vestibule_storage::{
 use super::{Draft, refused};
 use crate::keys::{EventHash, IdAlphabet, Key, NEXT_DECISION, NEXT_ROOM_NUMBER, ROOMS_STORED, Table, event_hash};
 use crate::values::{
-    CounterValue, EventValue, MembershipValue, OrderValue, PointerValue, RoomValue, StateHead, StatePartValue, TextValue,
+    CounterValue, EventValue, MembershipValue, OrderValue, PointerValue, RoomValue, StateHead, StatePartValue,
+    TextValue,
 };
 
 /// Bytes of one part of a state version, about. Ours: so that a large room's full copy is many values and no giant.

@@ -5,8 +5,8 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::segment::{IDENTITY_BYTES_MAX, RECORD_BYTES_MAX};
 use super::JournalPosition;
+use super::segment::{IDENTITY_BYTES_MAX, RECORD_BYTES_MAX};
 
 /// Why a journal cannot be opened or read.
 #[derive(Debug, thiserror::Error)]

@@ -145,7 +145,8 @@ impl FaultyFiles {
     pub fn crash(&self, seed: u64) -> Self {
         let disk = self.disk();
         let mut draw = Draw(seed);
-        let files: Vec<Content> = disk.files.iter().map(|content| Content::on_disk(content.after_crash(&mut draw))).collect();
+        let files: Vec<Content> =
+            disk.files.iter().map(|content| Content::on_disk(content.after_crash(&mut draw))).collect();
         let mut names = BTreeMap::new();
         let survival = Survival::draw(&mut draw);
         for (change, certainty) in &disk.name_changes {
@@ -153,8 +154,10 @@ impl FaultyFiles {
                 change.apply(&mut names);
             }
         }
-        let name_changes =
-            names.iter().map(|(path, file)| (NameChange::Linked { path: path.clone(), file: *file }, Certainty::Synced)).collect();
+        let name_changes = names
+            .iter()
+            .map(|(path, file)| (NameChange::Linked { path: path.clone(), file: *file }, Certainty::Synced))
+            .collect();
         Self { disk: Arc::new(Mutex::new(Disk { files, names, name_changes, ..Disk::default() })) }
     }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::error::JournalError;
 use super::files::JournalFiles;
-use super::segment::{self, FORMAT, Frame, Header, HeaderFault, IDENTITY_BYTES_MAX, Named, ReadRange, SegmentReader, Step};
+use super::segment::{
+    self, FORMAT, Frame, Header, HeaderFault, IDENTITY_BYTES_MAX, Named, ReadRange, SegmentReader, Step,
+};
 use super::{Batch, Health, Journal, JournalOptions, JournalPosition, Recovery, Span, TornTail, make_segment, span};
 
 pub(super) fn open(
@@ -26,8 +28,10 @@ pub(super) fn open(
             return Err(JournalError::Missing { needed, first: nothing.next(), last: nothing });
         }
         let journal = begin(files, dir, options, &names)?;
-        let leftovers_removed = remove_leftovers(&journal, names.unfinished.iter().map(|number| segment::unfinished_file_name(*number)));
-        let recovery = Recovery { first: first_needed, last: nothing, records: 0, segments: 0, torn: None, leftovers_removed };
+        let leftovers_removed =
+            remove_leftovers(&journal, names.unfinished.iter().map(|number| segment::unfinished_file_name(*number)));
+        let recovery =
+            Recovery { first: first_needed, last: nothing, records: 0, segments: 0, torn: None, leftovers_removed };
         return Ok((journal, recovery));
     };
 
@@ -60,7 +64,11 @@ pub(super) fn open(
     let counted: BTreeSet<u64> = checked.closed.iter().map(|span| span.number).collect();
     let oldest = chain.first().map_or(0, |header| header.number);
     let retired = names.segments.range(..oldest).copied().collect();
-    let outside = names.segments.range(oldest..).filter(|number| !counted.contains(number)).map(|number| segment::file_name(*number));
+    let outside = names
+        .segments
+        .range(oldest..)
+        .filter(|number| !counted.contains(number))
+        .map(|number| segment::file_name(*number));
     let leftovers: Vec<String> =
         outside.chain(names.unfinished.iter().map(|number| segment::unfinished_file_name(*number))).collect();
     let journal = Journal {
@@ -76,12 +84,22 @@ pub(super) fn open(
         health: Health::Writable,
     };
     let leftovers_removed = remove_leftovers(&journal, leftovers.into_iter());
-    let recovery =
-        Recovery { first, last, records: checked.records, segments: chain.len(), torn: checked.torn, leftovers_removed };
+    let recovery = Recovery {
+        first,
+        last,
+        records: checked.records,
+        segments: chain.len(),
+        torn: checked.torn,
+        leftovers_removed,
+    };
     Ok((journal, recovery))
 }
 
-pub(super) fn create(files: Arc<dyn JournalFiles>, dir: &Path, options: JournalOptions) -> Result<Journal, JournalError> {
+pub(super) fn create(
+    files: Arc<dyn JournalFiles>,
+    dir: &Path,
+    options: JournalOptions,
+) -> Result<Journal, JournalError> {
     let names = Names::find(files.as_ref(), dir, &options)?;
     if !names.segments.is_empty() {
         return Err(JournalError::io("start a journal in", dir, io::ErrorKind::AlreadyExists.into()));
@@ -90,7 +108,12 @@ pub(super) fn create(files: Arc<dyn JournalFiles>, dir: &Path, options: JournalO
 }
 
 /// Makes the first segment.
-fn begin(files: Arc<dyn JournalFiles>, dir: &Path, options: JournalOptions, names: &Names) -> Result<Journal, JournalError> {
+fn begin(
+    files: Arc<dyn JournalFiles>,
+    dir: &Path,
+    options: JournalOptions,
+    names: &Names,
+) -> Result<Journal, JournalError> {
     let first = options.first_needed.max(JournalPosition(1));
     let number = names.highest() + 1;
     let header = Header {
@@ -200,7 +223,9 @@ impl Scan<'_> {
         let header = Header::read(file).map_err(|source| JournalError::io("read", &path, source))?;
         let header = header.map_err(|fault| match fault {
             HeaderFault::Damaged => JournalError::Damaged { segment: number, offset: 0 },
-            HeaderFault::NewerFormat { found } => JournalError::NewerFormat { segment: number, found, supported: FORMAT },
+            HeaderFault::NewerFormat { found } => {
+                JournalError::NewerFormat { segment: number, found, supported: FORMAT }
+            }
         })?;
         if header.identity != self.options.identity {
             return Err(JournalError::WrongIdentity {
@@ -259,7 +284,11 @@ impl Scan<'_> {
     fn check_newest(&self, header: &Header) -> Result<Checked, JournalError> {
         let damaged = |offset| JournalError::Damaged { segment: header.number, offset };
         let path = self.dir.join(segment::file_name(header.number));
-        let length = self.files.open(&path).and_then(|file| file.length()).map_err(|source| JournalError::io("open", &path, source))?;
+        let length = self
+            .files
+            .open(&path)
+            .and_then(|file| file.length())
+            .map_err(|source| JournalError::io("open", &path, source))?;
         let range = span(header, length, header.first_position).range;
         let mut reader = self.reader(header.number, range)?;
         // The name was synced before the first write after the birth, so until there is one not even the name is proven.
@@ -276,7 +305,9 @@ impl Scan<'_> {
                 Step::Bad { offset } => {
                     let was_synced = offset < header.born_bytes
                         || reader.next_position() <= self.options.known_durable.0
-                        || reader.later_batch_follows(offset).map_err(|source| JournalError::io("read", &path, source))?;
+                        || reader
+                            .later_batch_follows(offset)
+                            .map_err(|source| JournalError::io("read", &path, source))?;
                     if was_synced {
                         return Err(damaged(offset));
                     }
@@ -289,8 +320,11 @@ impl Scan<'_> {
             return Err(damaged(end));
         }
         let keeps_records = carry_from.from > header.bytes();
-        let (predecessor, predecessor_bytes) =
-            if keeps_records { (header.number, carry_from.from) } else { (header.predecessor, header.predecessor_bytes) };
+        let (predecessor, predecessor_bytes) = if keeps_records {
+            (header.number, carry_from.from)
+        } else {
+            (header.predecessor, header.predecessor_bytes)
+        };
         Ok(Checked {
             closed: Vec::new(),
             carry_number: header.number,

@@ -54,7 +54,8 @@ impl Replay {
                 }
             };
             let step = reader.advance();
-            let step = step.map_err(|source| JournalError::io("read", &self.dir.join(segment::file_name(span.number)), source))?;
+            let step = step
+                .map_err(|source| JournalError::io("read", &self.dir.join(segment::file_name(span.number)), source))?;
             match step {
                 Step::Record { position, .. } if position >= self.from.0 => return Ok(Some(JournalPosition(position))),
                 Step::Record { .. } => {}

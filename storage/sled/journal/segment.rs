@@ -71,7 +71,9 @@ impl Header {
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
         bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
         bytes.extend_from_slice(&length.to_le_bytes());
-        for number in [self.number, self.first_position, self.predecessor, self.predecessor_bytes, self.born_bytes, self.salt] {
+        for number in
+            [self.number, self.first_position, self.predecessor, self.predecessor_bytes, self.born_bytes, self.salt]
+        {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.extend_from_slice(&identity_length.to_le_bytes());
@@ -237,7 +239,8 @@ impl SegmentReader {
             return Ok(Step::End);
         }
         let Some(head) = self.good_frame()? else { return Ok(Step::Bad { offset }) };
-        let follows = head.position == self.next_position && (head.batch_index == 0 || head.batch_index == self.next_batch_index);
+        let follows =
+            head.position == self.next_position && (head.batch_index == 0 || head.batch_index == self.next_batch_index);
         if !follows {
             return Ok(Step::Bad { offset });
         }

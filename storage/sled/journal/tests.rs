@@ -81,14 +81,17 @@ fn header(files: &FaultyFiles, number: u64) -> Header {
 fn new_journal_is_empty_and_starts_at_one() {
     let files = FaultyFiles::new();
     let (mut journal, recovery) = open(&files);
-    assert_eq!(recovery, Recovery {
-        first: JournalPosition(1),
-        last: JournalPosition(0),
-        records: 0,
-        segments: 0,
-        torn: None,
-        leftovers_removed: 0
-    });
+    assert_eq!(
+        recovery,
+        Recovery {
+            first: JournalPosition(1),
+            last: JournalPosition(0),
+            records: 0,
+            segments: 0,
+            torn: None,
+            leftovers_removed: 0
+        }
+    );
     assert_eq!(journal.append(b"first"), Ok(JournalPosition(1)));
     assert_eq!(journal.append(b"second"), Ok(JournalPosition(2)));
     assert_eq!(journal.durable(), JournalPosition(0));
@@ -222,7 +225,9 @@ fn failed_sync_refuses_until_recovered_and_never_touches_the_old_file_again() {
             journal.append(b"lost one").unwrap();
             journal.append(b"lost two").unwrap();
             files.fail_next(operation, fault);
-            let Err(SyncError::OutcomeUnknown { unknown, .. }) = journal.sync() else { panic!("{operation:?} {fault:?} was not noticed") };
+            let Err(SyncError::OutcomeUnknown { unknown, .. }) = journal.sync() else {
+                panic!("{operation:?} {fault:?} was not noticed")
+            };
             assert_eq!(unknown, JournalPosition(2)..=JournalPosition(3));
             assert!(journal.is_refusing());
             assert_eq!(journal.append(b"refused"), Err(AppendError::Refused));
@@ -379,14 +384,16 @@ fn removal_keeps_what_the_checkpoint_does_not_hold() {
     assert_eq!(records(&journal, 18).len(), 23);
     drop(journal);
 
-    let (journal, recovery) = open_with(&files.copy(), JournalOptions { first_needed: checkpoint.next(), ..options() }).unwrap();
+    let (journal, recovery) =
+        open_with(&files.copy(), JournalOptions { first_needed: checkpoint.next(), ..options() }).unwrap();
     assert_eq!(recovery.last, JournalPosition(40));
     assert_eq!(records(&journal, 18).len(), 23);
     drop(journal);
     let refused = open_with(&files, options()).unwrap_err();
     assert!(matches!(refused, JournalError::Missing { needed: JournalPosition(1), .. }), "{refused}");
 
-    let (mut journal, _) = open_with(&files, JournalOptions { first_needed: JournalPosition(41), ..options() }).unwrap();
+    let (mut journal, _) =
+        open_with(&files, JournalOptions { first_needed: JournalPosition(41), ..options() }).unwrap();
     journal.rotate().unwrap();
     journal.remove_below(JournalPosition(40)).unwrap();
     assert_eq!(segment_numbers(&files).len(), 1, "after a rotation everything below a checkpoint goes");
@@ -441,7 +448,8 @@ fn torn_tail_is_damage_when_the_caller_knows_it_was_durable() {
     let mut bytes = files.content(&segment_path(1)).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     files.put(&segment_path(1), bytes);
-    let (_, recovery) = open_with(&files.copy(), JournalOptions { known_durable: JournalPosition(1), ..options() }).unwrap();
+    let (_, recovery) =
+        open_with(&files.copy(), JournalOptions { known_durable: JournalPosition(1), ..options() }).unwrap();
     assert_eq!(recovery.last, JournalPosition(1));
     assert!(recovery.torn.is_some());
     let refused = open_with(&files, JournalOptions { known_durable: JournalPosition(2), ..options() }).unwrap_err();
@@ -549,7 +557,10 @@ fn every_truncation_of_the_newest_segment_keeps_exactly_the_whole_records() {
         if cut < header.born_bytes {
             // These bytes were synced before the file got its name, so no crash cuts here.
             let refused = open_with(&image, options()).unwrap_err();
-            assert!(matches!(refused, JournalError::Damaged { segment, .. } if segment == newest), "cut at {cut}: {refused}");
+            assert!(
+                matches!(refused, JournalError::Damaged { segment, .. } if segment == newest),
+                "cut at {cut}: {refused}"
+            );
             continue;
         }
         let (journal, recovery) = open(&image);
@@ -578,7 +589,8 @@ fn every_bit_flip_is_cut_or_reported_and_never_served() {
         let header = header(&files, *number);
         let bytes = files.content(&segment_path(*number)).unwrap();
         // The part that counts: all of the newest, and of the others what their successor says.
-        let successor = numbers.iter().map(|after| self::header(&files, *after)).find(|after| after.predecessor == *number);
+        let successor =
+            numbers.iter().map(|after| self::header(&files, *after)).find(|after| after.predecessor == *number);
         let end = successor.map_or(bytes.len(), |after| usize::try_from(after.predecessor_bytes).unwrap());
         let ends = record_ends(&bytes[..end], &header);
         for bit in 0..end * 8 {
@@ -630,11 +642,19 @@ struct Ledger {
 impl Ledger {
     /// What a journal holds that was opened after a crash, a kill, or nothing at all.
     fn check(&self, held: &[Vec<u8>], context: &str) {
-        assert!(held.len() >= self.durable.len(), "{context}: {} of {} durable records", held.len(), self.durable.len());
+        assert!(
+            held.len() >= self.durable.len(),
+            "{context}: {} of {} durable records",
+            held.len(),
+            self.durable.len()
+        );
         let (durable, more) = held.split_at(self.durable.len());
         assert!(durable == self.durable, "{context}: a durable record changed");
         assert!(self.unknown.starts_with(more), "{context}: {} records from nowhere", more.len());
-        assert!(held.iter().all(|payload| !self.not_written.contains(payload)), "{context}: what was reported as not written is back");
+        assert!(
+            held.iter().all(|payload| !self.not_written.contains(payload)),
+            "{context}: what was reported as not written is back"
+        );
     }
 
     /// Opening has served these, so from now on they are durable.
@@ -886,7 +906,8 @@ fn format_one_stays_as_it_is() {
     assert_eq!(hex, FROZEN_SEGMENT);
 
     let frozen = FaultyFiles::new();
-    let bytes = (0..FROZEN_SEGMENT.len()).step_by(2).map(|at| u8::from_str_radix(&FROZEN_SEGMENT[at..at + 2], 16).unwrap());
+    let bytes =
+        (0..FROZEN_SEGMENT.len()).step_by(2).map(|at| u8::from_str_radix(&FROZEN_SEGMENT[at..at + 2], 16).unwrap());
     frozen.put(&segment_path(1), bytes.collect());
     assert_eq!(payloads(&open(&frozen).0), [b"knock".to_vec(), Vec::new()]);
 }

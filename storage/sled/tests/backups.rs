@@ -121,7 +121,10 @@ fn running_server_is_verified_while_it_writes() {
             assert!(report.is_sound(), "{report:?}");
         }
         let room = writing.join().unwrap();
-        assert_eq!(block_on(opened.stores.rooms.room(room.room_id())).unwrap().map(|row| row.current), Some(room.current()));
+        assert_eq!(
+            block_on(opened.stores.rooms.room(room.room_id())).unwrap().map(|row| row.current),
+            Some(room.current())
+        );
     });
     assert_eq!(opened.handle.verify().unwrap().undecided, 0);
 }

@@ -129,7 +129,8 @@ fn damage_inside_the_journal_is_refused() {
     for round in 0..8 {
         let copy = place.dir.path().join(format!("copy{round}"));
         copy_dir(&place.data_dir(), &copy);
-        let largest = files_below(&copy.join("journal")).into_iter().max_by_key(|file| std::fs::metadata(file).unwrap().len());
+        let largest =
+            files_below(&copy.join("journal")).into_iter().max_by_key(|file| std::fs::metadata(file).unwrap().len());
         flip(&largest.unwrap(), draw.bits());
         match SledStorage::open(place.options_at(&copy)) {
             Err(OpenError::Damaged { .. } | OpenError::NewerFormat { .. }) => {}

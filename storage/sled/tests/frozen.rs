@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OwnedDeviceId, RoomVersionId, owned_event_id, owned_room_alias_id, owned_room_id, owned_server_name, owned_user_id,
+    OwnedDeviceId, RoomVersionId,
     events::room::{history_visibility::HistoryVisibility, member::MembershipState},
+    owned_event_id, owned_room_alias_id, owned_room_id, owned_server_name, owned_user_id,
 };
 use vestibule_protocol::{clock::UnixMillis, pdu::Standing};
 use vestibule_storage::accounts::{Alias, Device, User};
@@ -16,7 +17,8 @@ use crate::account_values::{AccountDataValue, TokenValue};
 use crate::fields::StoredForm;
 use crate::record::{self, Changes};
 use crate::values::{
-    CounterValue, EventValue, MembershipValue, OrderValue, PointerValue, RoomValue, StateHead, StatePartValue, TextValue,
+    CounterValue, EventValue, MembershipValue, OrderValue, PointerValue, RoomValue, StateHead, StatePartValue,
+    TextValue,
 };
 
 fn bytes(hex: &str) -> Vec<u8> {

@@ -141,7 +141,8 @@ impl Writer {
         while !pending.is_empty() {
             let mut group = Vec::new();
             let mut bytes = 0;
-            while let Some(next) = pending.pop_front_if(|next| group.is_empty() || bytes + next.bytes() <= BATCH_BYTES) {
+            while let Some(next) = pending.pop_front_if(|next| group.is_empty() || bytes + next.bytes() <= BATCH_BYTES)
+            {
                 bytes += next.bytes();
                 group.push(next);
             }
@@ -218,7 +219,9 @@ impl Writer {
     pub(super) fn try_again(&mut self) {
         let (outcome, pause) = match self.trouble {
             None => return,
-            Some(Trouble::Journal { pause }) => (self.journal.recover().map(|_| ()).map_err(|error| error.to_string()), pause),
+            Some(Trouble::Journal { pause }) => {
+                (self.journal.recover().map(|_| ()).map_err(|error| error.to_string()), pause)
+            }
             Some(Trouble::Index { pause }) => (self.reopen_index(), pause),
         };
         match outcome {

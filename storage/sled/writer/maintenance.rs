@@ -10,8 +10,8 @@ use super::{Order, Writer};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::error::CheckpointError;
 use crate::index::IndexError;
-use crate::journal::replay::Replay;
 use crate::journal::error::JournalError;
+use crate::journal::replay::Replay;
 use crate::journal::{JournalPosition, SegmentExtent};
 
 /// What a checkpoint on demand came to.
