@@ -12,13 +12,21 @@ pub const LINE_BYTES_MAX: usize = 2048;
 /// What ends a line that was cut.
 const CUT: &str = " [cut]";
 
-/// Used when `RUST_LOG` is not set. The quieter targets report each worker thread, each segment and each rule at info.
-const DEFAULT_FILTER: &str = "info,actix_server=warn,sled=warn,ruma_state_res=warn";
+/// Used when `RUST_LOG` is not set.
+const DEFAULT_FILTER: &str = "info";
+
+/// They report each worker thread, each segment and each rule at info: quiet unless `RUST_LOG` names them.
+const QUIET_TARGETS: [&str; 3] = ["actix_server", "sled", "ruma_state_res"];
 
 /// Installs the logger for the process. A second call changes nothing.
 pub fn install() {
     let environment = env_logger::Env::default().default_filter_or(DEFAULT_FILTER);
-    let already_installed = env_logger::Builder::from_env(environment)
+    let mut builder = env_logger::Builder::new();
+    for target in QUIET_TARGETS {
+        builder.filter_module(target, log::LevelFilter::Warn);
+    }
+    let already_installed = builder
+        .parse_env(environment)
         .format(|out, record| {
             let at = out.timestamp_millis();
             let fields = Fields::of(record.key_values());

@@ -243,7 +243,6 @@ async fn a_dripping_reply_ends_with_the_deadline() {
     let dripping = TlsPeer::start("127.0.0.2", authority.acceptor(&["hs2"]), |_, tls| {
         Box::pin(async move {
             let mut drops = tokio::time::interval(Duration::from_millis(20));
-            let mut drops = tokio::time::interval(Duration::from_millis(20));
             let mut next = "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n";
             while tls.write_all(next.as_bytes()).await.is_ok() && tls.flush().await.is_ok() {
                 next = "x";
