@@ -1,7 +1,7 @@
 //! The room actor: one message, one synchronous turn; its answer waits for the disk outside the turn.
 //! May not: await inside a turn, know a rule (they are in `protocol`), or answer before what the turn saw is durable.
 //!
-//! Every message runs through [`RoomActor::run`]: reserve a writer slot, let the message decide and change memory, enqueue
+//! Every message runs through `RoomActor::run`: reserve a writer slot, let the message decide and change memory, enqueue
 //! the commit; then wait. So no message can get the order wrong. A turn that lacks something (an event in storage, a state
 //! to resolve) changes nothing and says what it needs; the room fetches it from storage or the CPU pool, keeps its mailbox
 //! shut meanwhile, and runs the turn anew.
