@@ -36,7 +36,7 @@ use actix::{
 };
 use futures_util::stream;
 use log::{error, warn};
-use ruma::{OwnedEventId, UserId};
+use ruma::OwnedEventId;
 use tokio::sync::{mpsc, oneshot};
 use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::Identity};
 use vestibule_storage::{
@@ -101,11 +101,6 @@ pub trait RoomMessage: Send + Sized + 'static {
 
     /// A client transaction that is looked up in storage before the message enters the mailbox.
     fn transaction(&self) -> Option<&ClientTransaction> {
-        None
-    }
-
-    /// The user on whose behalf the message comes, for logs.
-    fn user(&self) -> Option<&UserId> {
         None
     }
 

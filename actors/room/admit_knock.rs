@@ -3,7 +3,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use ruma::{OwnedEventId, UserId};
+use ruma::OwnedEventId;
 use vestibule_protocol::{
     membership::{
         KnockRefusal,
@@ -49,10 +49,6 @@ impl RoomMessage for AdmitKnock {
 
     fn events_to_look_up(&self) -> Vec<OwnedEventId> {
         vec![self.knock.pdu().event_id().to_owned()]
-    }
-
-    fn user(&self) -> Option<&UserId> {
-        Some(self.knock.pdu().sender())
     }
 
     fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {

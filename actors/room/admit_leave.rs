@@ -1,7 +1,7 @@
 //! Admits a signed leave: `send_leave`.
 //! May not: answer before the leave is durable.
 
-use ruma::{OwnedEventId, UserId};
+use ruma::OwnedEventId;
 use vestibule_protocol::membership::{LeaveRefusal, handshake::SignedLeave, leave::authorize_leave};
 
 use super::{Lookups, Room, RoomChange, RoomMessage, Turn, apply::Placed, incoming::IncomingStop};
@@ -21,10 +21,6 @@ impl RoomMessage for AdmitLeave {
 
     fn events_to_look_up(&self) -> Vec<OwnedEventId> {
         vec![self.leave.pdu().event_id().to_owned()]
-    }
-
-    fn user(&self) -> Option<&UserId> {
-        Some(self.leave.pdu().sender())
     }
 
     fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {

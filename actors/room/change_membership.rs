@@ -1,7 +1,7 @@
 //! Changes a membership for a local user: join, invite, knock, leave, kick, ban, unban.
 //! May not: sign what the rules refuse.
 
-use ruma::{CanonicalJsonObject, OwnedEventId, OwnedUserId, UserId, events::TimelineEventType};
+use ruma::{CanonicalJsonObject, OwnedEventId, OwnedUserId, events::TimelineEventType};
 use vestibule_protocol::{
     membership::{
         KnockRefusal, MembershipRefusal,
@@ -36,10 +36,6 @@ impl RoomMessage for ChangeMembership {
     type Refusal = MembershipRefusal;
     const KIND: &'static str = "change_membership";
     const CHANGES: bool = true;
-
-    fn user(&self) -> Option<&UserId> {
-        Some(&self.sender)
-    }
 
     fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
         match self.change(room, lookups) {
@@ -117,7 +113,7 @@ impl ChangeMembership {
     fn stands_already(&self, room: &Room, content: &CanonicalJsonObject) -> Result<Option<OwnedEventId>, Stop> {
         let state = room.state();
         let standing = state.member(&self.target).map(|event| event.event_id().to_owned());
-        if intent(self.change, &self.sender, &self.target, state, room.version())? == Intent::Nothing {
+        if intent(self.change, &self.sender, &self.target, state)? == Intent::Nothing {
             return Ok(standing);
         }
         let repeats_itself = match self.change {

@@ -2,7 +2,7 @@
 //! May not: sign what the rules refuse, or send a client's transaction twice.
 
 use ruma::{
-    CanonicalJsonObject, Int, OwnedEventId, OwnedUserId, UserId,
+    CanonicalJsonObject, Int, OwnedEventId, OwnedUserId,
     events::{
         TimelineEventType,
         room::{member::MembershipState, power_levels::UserPowerLevel},
@@ -49,10 +49,6 @@ impl RoomMessage for SendEvent {
 
     fn transaction(&self) -> Option<&ClientTransaction> {
         self.transaction.as_ref()
-    }
-
-    fn user(&self) -> Option<&UserId> {
-        Some(&self.sender)
     }
 
     fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {

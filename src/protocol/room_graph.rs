@@ -176,7 +176,7 @@ pub struct RoomGraph {
 impl RoomGraph {
     /// A room before its create event. `seed` keys the hash of cores; draw it at random.
     pub fn empty(version: RoomVersion, seed: u64) -> Self {
-        let current = Arc::new(StateNode::empty(seed));
+        let current = Arc::new(StateNode::empty());
         Self::resume(version, seed, current, Vec::new(), StateVersion(1), 1)
     }
 
@@ -303,7 +303,7 @@ impl RoomGraph {
     /// The state before an event that cites `prev_events`.
     pub fn state_before(&mut self, prev_events: &[OwnedEventId]) -> StateBefore {
         if prev_events.is_empty() {
-            return StateBefore::Known(Arc::new(StateNode::empty(self.seed)));
+            return StateBefore::Known(Arc::new(StateNode::empty()));
         }
         let after: BTreeSet<OwnedEventId> = prev_events.iter().cloned().collect();
         let is_all_extremities = after.len() == self.extremities.len() && after.iter().eq(self.extremities.keys());

@@ -5,7 +5,7 @@
 use ruma::{UserId, events::room::member::MembershipState};
 
 use super::MembershipRefusal;
-use crate::{room_version::RoomVersion, state::StateMap};
+use crate::state::StateMap;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,6 @@ pub fn intent(
     sender: &UserId,
     target: &UserId,
     state: &StateMap,
-    _version: &RoomVersion,
 ) -> Result<Intent, MembershipRefusal> {
     let membership = state.membership(target);
     let has_member_event = state.member(target).is_some();

@@ -74,7 +74,7 @@ const DELTA_ENTRIES_MIN: u64 = 64;
 
 impl StateNode {
     /// The state before a room's create event.
-    pub fn empty(_seed: u64) -> Self {
+    pub fn empty() -> Self {
         Self {
             version: StateVersion(0),
             state: StateMap::default(),
@@ -94,7 +94,7 @@ impl StateNode {
         seed: u64,
     ) -> Self {
         let changes = StateMap::default().changes_to(state);
-        let mut node = Self::empty(seed).with_changes(&changes, room_version, seed).named(version, delta_entries);
+        let mut node = Self::empty().with_changes(&changes, room_version, seed).named(version, delta_entries);
         node.epoch = version;
         node
     }
