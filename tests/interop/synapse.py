@@ -91,10 +91,11 @@ class Synapse:
             "enable_metrics": True,
             # Loopback is all there is here.
             "ip_range_blacklist": [],
-            # A peer that was killed and is back is asked again at once. Bare numbers are ms.
+            # A peer that was killed and is back is asked again at once: a pause longer than its
+            # restart would answer for it. Bare numbers are ms.
             "federation": {"client_timeout": "30s", "max_short_retries": 1, "max_long_retries": 2,
-                           "destination_min_retry_interval": 100,
-                           "destination_max_retry_interval": 1000},
+                           "destination_min_retry_interval": 1,
+                           "destination_max_retry_interval": 1},
             "rc_message": UNLIMITED,
             "rc_registration": UNLIMITED,
             "rc_login": {"address": UNLIMITED, "account": UNLIMITED,
