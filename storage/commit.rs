@@ -8,12 +8,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use ruma::{OwnedRoomId, OwnedUserId};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use vestibule_protocol::stream::StreamPosition;
 
-use crate::{accounts::AccountChange, error::StorageError, room::RoomCommit, server_keys::StoredServerKeys};
+use crate::{
+    accounts::AccountChange, error::StorageError, outbox::OutboxDone, room::RoomCommit, server_keys::StoredServerKeys,
+};
 
 /// One atomic change: all of it becomes durable, or none.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub enum Commit {
     Accounts(Vec<AccountChange>),
     /// Another server's keys.
     ServerKeys(Box<StoredServerKeys>),
+    /// Rows of the outbox that are done with.
+    OutboxDone(OutboxDone),
 }
 
 /// Why a commit was not made.
@@ -143,6 +147,8 @@ pub struct Announcement {
     pub room_id: Option<OwnedRoomId>,
     /// Local users whom it concerns beyond the room's members: the invited, those who knock, those who left, account data.
     pub users: Vec<OwnedUserId>,
+    /// Servers for which it has rows in the outbox.
+    pub destinations: Vec<OwnedServerName>,
 }
 
 /// Hears of commits. Wake-ups are hints; storage is the truth.
@@ -168,6 +174,8 @@ pub struct Stores {
     pub accounts: Arc<dyn crate::accounts::AccountReader>,
     /// Other servers' keys.
     pub server_keys: Arc<dyn crate::server_keys::ServerKeyStore>,
+    /// What must still reach other servers.
+    pub outbox: Arc<dyn crate::outbox::OutboxReader>,
     /// Positions.
     pub stream: Arc<dyn crate::stream::StreamReader>,
     /// The write side.

@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod error;
 #[cfg(feature = "testing")]
 pub mod memory;
+pub mod outbox;
 pub mod room;
 pub mod server_keys;
 pub mod stream;

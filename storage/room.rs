@@ -18,7 +18,7 @@ use vestibule_protocol::{
     stream::{StreamPosition, TimelineOrder},
 };
 
-use crate::Read;
+use crate::{Read, outbox::OutboxEntry};
 
 /// One atomic change of a room.
 #[derive(Clone, Debug)]
@@ -53,6 +53,10 @@ pub struct RoomCommit {
     pub decisions: Vec<Decision>,
     /// The client's transaction id that this commit answers.
     pub transaction: Option<ClientTransaction>,
+    /// Events that must reach other servers.
+    pub outbox: Vec<OutboxEntry>,
+    /// Out-of-band memberships of local users that came, changed (`Some`) or ended (`None`).
+    pub out_of_band: Vec<(OwnedUserId, Option<OutOfBand>)>,
 }
 
 /// Whether the room is made or changed by a commit.
@@ -62,6 +66,51 @@ pub enum RoomOrigin {
     Created,
     /// The room is there already.
     Existing,
+    /// The room is not stored and does not come to be: the commit holds nothing but memberships of local users that are not
+    /// in a timeline, out-of-band rows, outbox rows and decisions. Conflict `RoomExists` if the room is stored.
+    OutOfBand,
+}
+
+/// A local user's membership in a room that this server is not in: a knock elsewhere, an invite from elsewhere, and how
+/// it ended.
+///
+/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#knocking-upon-a-room>
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutOfBand {
+    /// The room's version.
+    pub room_version: RoomVersionId,
+    /// What the user is to the room.
+    pub membership: MembershipState,
+    /// Whether the other side is known to have it.
+    pub progress: Progress,
+    /// The member event that made it so.
+    pub event: Arc<Pdu>,
+    /// What the user is shown of the room: stripped events as JSON texts, the own member event not among them.
+    pub stripped: Vec<String>,
+    /// Servers that are in the room as far as we know. The first is the one that took the knock or sent the invite.
+    pub via: Vec<OwnedServerName>,
+    /// When it came to be, by our clock.
+    pub since: UnixMillis,
+}
+
+/// How far a handshake with another server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The event was signed and may have been sent; a restart sends the same event again. Nobody is told of it yet.
+    Asking,
+    /// The other side took it, or it came from there.
+    Settled,
+}
+
+/// An out-of-band membership with where and whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutOfBandRow {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// What.
+    pub out_of_band: OutOfBand,
 }
 
 /// An event with what we know of it.
@@ -395,6 +444,17 @@ pub trait RoomReader: Send + Sync {
         after: Option<(&'a RoomId, &'a UserId)>,
         limit: usize,
     ) -> Read<'a, Vec<KnockRow>>;
+
+    /// Out-of-band memberships, of one room or of all, in the order of (room, user), after one of them.
+    fn out_of_band<'a>(
+        &'a self,
+        room_id: Option<&'a RoomId>,
+        after: Option<(&'a RoomId, &'a UserId)>,
+        limit: usize,
+    ) -> Read<'a, Vec<OutOfBandRow>>;
+
+    /// The out-of-band membership of one user in one room.
+    fn out_of_band_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>>;
 
     /// Audit rows, newest first, before one. The position in each pair is what to pass on as `before`.
     fn decisions(&self, before: Option<u64>, limit: usize) -> Read<'_, Vec<(u64, Decision)>>;

@@ -77,6 +77,8 @@ impl RoomChange {
             redactions: self.redactions,
             decisions: self.decisions,
             transaction: self.transaction,
+            outbox: Vec::new(),
+            out_of_band: Vec::new(),
         }
     }
 }
