@@ -119,6 +119,7 @@ mod tests {
             position: StreamPosition(1),
             room_id: room.map(|room| RoomId::parse(room).unwrap()),
             users: user.map(|user| UserId::parse(user).unwrap()).into_iter().collect(),
+            destinations: Vec::new(),
         }
     }
 

@@ -130,7 +130,8 @@ pub enum AccountChange {
         /// In the directory or not.
         is_published: bool,
     },
-    /// A local user forgets a room that they left, or (`false`) has it back because of a new membership.
+    /// A local user forgets a room that they left, or (`false`) has it back. A commit in which the user joins, is invited or
+    /// knocks takes the mark back by itself.
     SetForgotten {
         /// Who.
         user_id: OwnedUserId,

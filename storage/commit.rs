@@ -139,7 +139,7 @@ pub trait CommitSink: Send + Sync {
 }
 
 /// What the writer tells after a commit is durable and readable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Announcement {
     /// Its position. Announcements come in this order, without gaps.
     pub position: StreamPosition,

@@ -11,7 +11,7 @@
 //! - What is announced names local users with a new membership other than `join`, and those with new account data; it may
 //!   name other local users whom the commit touches.
 //! - `state_changes` has no entry for a key that went to something else and back.
-//! - Only `SetForgotten` changes the forgotten mark; a new membership leaves it.
+//! - Besides `SetForgotten`, only a local join, invite or knock changes the forgotten mark: it takes it back.
 //! - Lists without a promised order are compared sorted; `next_*` of a snapshot are compared as bounds.
 #![expect(
     clippy::unwrap_used,
@@ -243,7 +243,8 @@ macro_rules! conformance {
                 membership_history_is_oldest_first
                 membership_without_a_place_is_not_in_the_history
                 forgotten_mark_is_set_and_taken_back
-                new_membership_leaves_the_forgotten_mark
+                coming_back_takes_the_forgotten_mark_away
+                leaving_for_good_leaves_the_forgotten_mark
                 forgetting_concerns_one_room_and_one_user
             }
             knocks {

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod kept;
+mod outbox;
 mod room;
 mod room_reader;
 
@@ -125,6 +126,7 @@ impl MemoryStorage {
             rooms: Arc::new(self.clone()),
             accounts: Arc::new(self.clone()),
             server_keys: Arc::new(self.clone()),
+            outbox: Arc::new(self.clone()),
             stream: Arc::new(self.clone()),
             writer: Arc::new(self.clone()),
         }

@@ -3,6 +3,11 @@
 //!
 //! A row is there until its destination has taken it. Rows of one destination are delivered in the order of their places, and
 //! each is removed by itself, so that one item which cannot be delivered holds up no other.
+//!
+//! What it costs: an event for a hundred servers is a hundred rows of the two ids each, some 150 bytes, in the same journal
+//! record as the event, and later a hundred removals. The event itself is stored once. A queue for each destination could
+//! be a number into a shared list instead; rows are what lets a server that is away for days keep no list of others alive,
+//! and lets each item end by itself.
 
 use std::collections::BTreeSet;
 

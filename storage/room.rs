@@ -1,7 +1,10 @@
 //! Rooms: what one commit of a room holds, and what can be read back.
 //! May not: judge an event or compute a state; the room's actor did.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{
     EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedTransactionId, OwnedUserId, RoomId,
@@ -43,7 +46,8 @@ pub struct RoomCommit {
     pub extremities_added: Vec<ExtremityRow>,
     /// Events that are no forward extremities any more.
     pub extremities_removed: Vec<OwnedEventId>,
-    /// Memberships that changed, of local and remote users.
+    /// Memberships that changed, of local and remote users. A join, an invite or a knock of a local user ends that the user
+    /// forgot the room.
     pub memberships: Vec<MembershipRow>,
     /// Pending knocks that came, changed (`Some`) or ended (`None`).
     pub knocks: Vec<(OwnedUserId, Option<PendingKnock>)>,
@@ -59,6 +63,55 @@ pub struct RoomCommit {
     pub out_of_band: Vec<(OwnedUserId, Option<OutOfBand>)>,
 }
 
+impl RoomCommit {
+    /// Servers for which it brings rows of the outbox.
+    pub fn destinations(&self) -> BTreeSet<OwnedServerName> {
+        self.outbox.iter().flat_map(|entry| &entry.destinations).cloned().collect()
+    }
+
+    /// Local users whose memberships it changes, in the room or out of band.
+    pub fn local_users(&self) -> BTreeSet<OwnedUserId> {
+        let members = self.memberships.iter().filter(|row| row.is_local).map(|row| &row.user_id);
+        members.chain(self.out_of_band.iter().map(|(user_id, _)| user_id)).cloned().collect()
+    }
+
+    /// What of it only a stored room can have, so that it does not go with [`RoomOrigin::OutOfBand`]. `None`: nothing.
+    pub fn needs_stored_room(&self) -> Option<&'static str> {
+        // By name, so that whoever adds a field decides whether it may stand here.
+        let Self {
+            room_id: _,
+            room_version: _,
+            incarnation: _,
+            sequence: _,
+            origin: _,
+            decisions: _,
+            outbox: _,
+            out_of_band: _,
+            events,
+            state_versions,
+            current,
+            extremities_added,
+            extremities_removed,
+            memberships,
+            knocks,
+            redactions,
+            transaction,
+        } = self;
+        let is_out_of_band = |row: &MembershipRow| row.is_local && row.order.is_none();
+        let parts = [
+            ("events", events.is_empty()),
+            ("state versions", state_versions.is_empty()),
+            ("a current state", current.is_none()),
+            ("extremities", extremities_added.is_empty() && extremities_removed.is_empty()),
+            ("memberships in a timeline or of remote users", memberships.iter().all(is_out_of_band)),
+            ("pending knocks", knocks.is_empty()),
+            ("redactions", redactions.is_empty()),
+            ("a transaction", transaction.is_none()),
+        ];
+        parts.into_iter().find(|(_, is_absent)| !is_absent).map(|(part, _)| part)
+    }
+}
+
 /// Whether the room is made or changed by a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoomOrigin {
@@ -67,7 +120,8 @@ pub enum RoomOrigin {
     /// The room is there already.
     Existing,
     /// The room is not stored and does not come to be: the commit holds nothing but memberships of local users that are not
-    /// in a timeline, out-of-band rows, outbox rows and decisions. Conflict `RoomExists` if the room is stored.
+    /// in a timeline, out-of-band rows, outbox rows and decisions; with anything else it is not written. Conflict `RoomExists`
+    /// if the room is stored.
     OutOfBand,
 }
 
@@ -193,6 +247,14 @@ pub struct MembershipRow {
     pub order: Option<TimelineOrder>,
     /// A user of this server: only these are indexed by user.
     pub is_local: bool,
+}
+
+impl MembershipRow {
+    /// Whether it ends that a user of this server forgot the room: who is in it, or asks to be, has not forgotten it.
+    pub fn ends_forgetting(&self) -> bool {
+        use MembershipState::{Invite, Join, Knock};
+        self.is_local && matches!(self.membership, Join | Invite | Knock)
+    }
 }
 
 /// A user's membership in one room, read back.

@@ -157,17 +157,39 @@ pub async fn forgotten_mark_is_set_and_taken_back(world: &mut World) {
     assert_eq!(membership(world, &bob, &fixture).await, Some(left));
 }
 
-/// Only `SetForgotten` touches the mark.
-pub async fn new_membership_leaves_the_forgotten_mark(world: &mut World) {
+/// Who is in a room, or asks to be, has not forgotten it; and who leaves it again did not forget it again.
+pub async fn coming_back_takes_the_forgotten_mark_away(world: &mut World) {
+    let mut fixture = room(world, "a").await;
+    let (bob, carol) = (local("bob"), local("carol"));
+    for user_id in [&bob, &carol] {
+        world.room(fixture.member(user_id, MembershipState::Join)).await;
+        world.room(fixture.leave(user_id)).await;
+        world.accounts(vec![forget(user_id, &fixture, true)]).await;
+    }
+    for step in [MembershipState::Invite, MembershipState::Join, MembershipState::Knock] {
+        assert!(membership(world, &bob, &fixture).await.unwrap().forgotten);
+        world.room(fixture.member(&bob, step.clone())).await;
+        let found = membership(world, &bob, &fixture).await.unwrap();
+        assert_eq!((found.membership, found.forgotten), (step, false));
+        world.room(fixture.leave(&bob)).await;
+        assert!(!membership(world, &bob, &fixture).await.unwrap().forgotten);
+        world.accounts(vec![forget(&bob, &fixture, true)]).await;
+    }
+    assert!(membership(world, &carol, &fixture).await.unwrap().forgotten, "it was another user who came back");
+}
+
+/// Banning whoever forgot a room does not bring it back before their eyes.
+pub async fn leaving_for_good_leaves_the_forgotten_mark(world: &mut World) {
     let mut fixture = room(world, "a").await;
     let bob = local("bob");
     world.room(fixture.member(&bob, MembershipState::Join)).await;
     world.room(fixture.leave(&bob)).await;
     world.accounts(vec![forget(&bob, &fixture, true)]).await;
-    world.room(fixture.member(&bob, MembershipState::Invite)).await;
-    let found = membership(world, &bob, &fixture).await.unwrap();
-    assert_eq!(found.membership, MembershipState::Invite);
-    assert!(found.forgotten);
+    for step in [MembershipState::Ban, MembershipState::Leave] {
+        world.room(fixture.member(&bob, step.clone())).await;
+        let found = membership(world, &bob, &fixture).await.unwrap();
+        assert_eq!((found.membership, found.forgotten), (step, true));
+    }
     world.accounts(vec![forget(&bob, &fixture, false)]).await;
     assert!(!membership(world, &bob, &fixture).await.unwrap().forgotten);
 }

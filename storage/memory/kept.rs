@@ -11,7 +11,8 @@ use crate::{
     accounts::AccountChange,
     commit::{Announcement, Commit, CommitError, Conflict},
     error::StorageError,
-    room::{ClientTransaction, Decision, MembershipRow, RoomCommit, RoomOrigin},
+    outbox::{OutboxPlace, OutboxRow},
+    room::{ClientTransaction, Decision, MembershipRow, OutOfBand, RoomCommit, RoomOrigin},
     server_keys::StoredServerKeys,
 };
 
@@ -24,6 +25,8 @@ pub(super) struct Kept {
     /// Of local users, with what was before, oldest first.
     pub(super) memberships: BTreeMap<(OwnedUserId, OwnedRoomId), Vec<(StreamPosition, MembershipRow)>>,
     pub(super) forgotten: BTreeSet<(OwnedUserId, OwnedRoomId)>,
+    pub(super) out_of_band: BTreeMap<(OwnedRoomId, OwnedUserId), OutOfBand>,
+    pub(super) outbox: BTreeMap<(OwnedServerName, OutboxPlace), OutboxRow>,
     pub(super) decisions: Vec<Decision>,
     pub(super) transactions: BTreeMap<ClientTransaction, OwnedEventId>,
     pub(super) accounts: Accounts,
@@ -34,52 +37,86 @@ impl Kept {
     /// Makes one commit, all of it or nothing.
     pub(super) fn apply(&mut self, commit: &Commit) -> Result<Announcement, CommitError> {
         let position = self.position.next();
-        let (room_id, users) = match commit {
-            Commit::Room(commit) => (Some(commit.room_id.clone()), self.apply_room(commit, position)?),
-            Commit::Accounts(changes) => (None, self.apply_accounts(changes, position)?),
+        let mut announcement = Announcement { position, ..Announcement::default() };
+        match commit {
+            Commit::Room(commit) => {
+                self.apply_room(commit, position)?;
+                announcement.room_id = Some(commit.room_id.clone());
+                announcement.users = commit.local_users().into_iter().collect();
+                announcement.destinations = commit.destinations().into_iter().collect();
+            }
+            Commit::Accounts(changes) => {
+                announcement.users = self.apply_accounts(changes, position)?.into_iter().collect();
+            }
             Commit::ServerKeys(keys) => {
                 self.server_keys.insert(keys.server_name.clone(), (**keys).clone());
-                (None, BTreeSet::new())
             }
-        };
+            Commit::OutboxDone(done) => {
+                for place in &done.places {
+                    self.outbox.remove(&(done.destination.clone(), *place));
+                }
+            }
+        }
         self.position = position;
-        Ok(Announcement { position, room_id, users: users.into_iter().collect() })
+        Ok(announcement)
     }
 
-    fn apply_room(
-        &mut self,
-        commit: &RoomCommit,
-        position: StreamPosition,
-    ) -> Result<BTreeSet<OwnedUserId>, CommitError> {
+    fn apply_room(&mut self, commit: &RoomCommit, position: StreamPosition) -> Result<(), CommitError> {
         let room_id = &commit.room_id;
-        let mut room = match (commit.origin, self.rooms.remove(room_id)) {
-            (RoomOrigin::Created, None) => Room::new(commit.room_version.clone()),
-            (RoomOrigin::Existing, Some(room)) => room,
-            (RoomOrigin::Created, Some(room)) => {
-                self.rooms.insert(room_id.clone(), room);
+        let not_written = |reason| CommitError::Storage(StorageError::NotWritten { reason });
+        let stored = self.rooms.contains_key(room_id);
+        match (commit.origin, stored) {
+            (RoomOrigin::Created | RoomOrigin::OutOfBand, true) => {
                 return Err(CommitError::Conflict(Conflict::RoomExists));
             }
-            (RoomOrigin::Existing, None) => return Err(CommitError::Conflict(Conflict::NoSuchRoom)),
-        };
-        if let Err(reason) = room.check(commit) {
-            if commit.origin == RoomOrigin::Existing {
-                self.rooms.insert(room_id.clone(), room);
-            }
-            return Err(CommitError::Storage(StorageError::NotWritten { reason }));
+            (RoomOrigin::Existing, false) => return Err(CommitError::Conflict(Conflict::NoSuchRoom)),
+            (RoomOrigin::Created | RoomOrigin::OutOfBand, false) | (RoomOrigin::Existing, true) => {}
         }
-        room.apply(commit, position);
-        self.rooms.insert(room_id.clone(), room);
+        let needs_room = commit.needs_stored_room().filter(|_| commit.origin == RoomOrigin::OutOfBand);
+        if let Some(part) = needs_room {
+            return Err(not_written(format!("{part} in a room that is not stored")));
+        }
+        let nothing = Room::new(commit.room_version.clone());
+        self.rooms.get(room_id).unwrap_or(&nothing).check(commit).map_err(not_written)?;
+        if commit.origin != RoomOrigin::OutOfBand {
+            self.rooms.entry(room_id.clone()).or_insert(nothing).apply(commit, position);
+        }
         for row in &commit.events {
             self.room_of_event.insert(row.event.event_id().to_owned(), room_id.clone());
         }
-        let mut users = BTreeSet::new();
         for row in commit.memberships.iter().filter(|row| row.is_local) {
-            users.insert(row.user_id.clone());
-            self.memberships.entry((row.user_id.clone(), room_id.clone())).or_default().push((position, row.clone()));
+            let key = (row.user_id.clone(), room_id.clone());
+            if row.ends_forgetting() {
+                self.forgotten.remove(&key);
+            }
+            self.memberships.entry(key).or_default().push((position, row.clone()));
+        }
+        for (user_id, row) in &commit.out_of_band {
+            let key = (room_id.clone(), user_id.clone());
+            match row {
+                Some(row) => self.out_of_band.insert(key, row.clone()),
+                None => self.out_of_band.remove(&key),
+            };
         }
         self.decisions.extend(commit.decisions.iter().cloned());
         self.apply_transactions(commit);
-        Ok(users)
+        self.apply_outbox(commit, position);
+        Ok(())
+    }
+
+    fn apply_outbox(&mut self, commit: &RoomCommit, position: StreamPosition) {
+        for (index, entry) in (0..).zip(&commit.outbox) {
+            let place = OutboxPlace { position, index };
+            for destination in &entry.destinations {
+                let row = OutboxRow {
+                    place,
+                    room_id: commit.room_id.clone(),
+                    event_id: entry.event_id.clone(),
+                    delivery: entry.delivery.clone(),
+                };
+                self.outbox.insert((destination.clone(), place), row);
+            }
+        }
     }
 
     fn apply_transactions(&mut self, commit: &RoomCommit) {

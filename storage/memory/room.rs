@@ -14,6 +14,7 @@ use vestibule_protocol::{
 
 use crate::{
     error::StorageError,
+    outbox::Delivery,
     room::{
         Direction, ExtremityRow, MemberCounts, PendingKnock, RoomCommit, RoomRow, RoomSnapshot, StateVersionRow,
         StoredEvent,
@@ -92,6 +93,16 @@ impl Room {
             .find(|event_id| !is_stored(event_id));
         if let Some(event_id) = missing_in_state {
             return Err(format!("event {event_id} is in a state and not stored"));
+        }
+        let elsewhere = commit.out_of_band.iter().filter_map(|(_, row)| row.as_ref());
+        let misplaced = elsewhere.map(|row| &row.event).find(|event| event.room_id() != commit.room_id);
+        if let Some(event) = misplaced {
+            return Err(format!("out-of-band event {} is of another room", event.event_id()));
+        }
+        // What a user leaves may never have been in a room of ours; everything else is sent as it is stored.
+        let sent = commit.outbox.iter().filter(|entry| !matches!(entry.delivery, Delivery::Leave { .. }));
+        if let Some(entry) = sent.into_iter().find(|entry| !is_stored(&entry.event_id)) {
+            return Err(format!("event {} is to be sent and not stored", entry.event_id));
         }
         let missing_extremity = commit.extremities_added.iter().find(|row| !is_stored(&row.event_id));
         if let Some(row) = missing_extremity {

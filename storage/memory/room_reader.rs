@@ -19,8 +19,8 @@ use super::{MemoryStorage, kept::Kept};
 use crate::{
     Read,
     room::{
-        ClientTransaction, Decision, Direction, KnockRow, PendingKnock, RoomReader, RoomRow, RoomSnapshot, StoredEvent,
-        UserMembership,
+        ClientTransaction, Decision, Direction, KnockRow, OutOfBand, OutOfBandRow, PendingKnock, RoomReader, RoomRow,
+        RoomSnapshot, StoredEvent, UserMembership,
     },
 };
 
@@ -174,6 +174,28 @@ impl RoomReader for MemoryStorage {
             };
             Ok(asked.take(limit).map(row).collect())
         })
+    }
+
+    fn out_of_band<'a>(
+        &'a self,
+        room_id: Option<&'a RoomId>,
+        after: Option<(&'a RoomId, &'a UserId)>,
+        limit: usize,
+    ) -> Read<'a, Vec<OutOfBandRow>> {
+        self.read(|kept| {
+            let of_room = kept.out_of_band.iter().filter(|((id, _), _)| room_id.is_none_or(|room_id| *room_id == **id));
+            let asked = of_room.filter(|((id, user_id), _)| after.is_none_or(|after| (&**id, &**user_id) > after));
+            let rows = asked.take(limit).map(|((room_id, user_id), row)| OutOfBandRow {
+                room_id: room_id.clone(),
+                user_id: user_id.clone(),
+                out_of_band: row.clone(),
+            });
+            Ok(rows.collect())
+        })
+    }
+
+    fn out_of_band_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>> {
+        self.read(|kept| Ok(kept.out_of_band.get(&(room_id.to_owned(), user_id.to_owned())).cloned()))
     }
 
     fn decisions(&self, before: Option<u64>, limit: usize) -> Read<'_, Vec<(u64, Decision)>> {

@@ -4,14 +4,15 @@
 //! What it reads is the look-up store with the commits of the same batch over it, which are not applied yet.
 
 mod accounts;
+mod outbox;
 mod room;
 
 pub(crate) use self::accounts::account_data_key;
+pub(crate) use self::outbox::outbox_key;
 pub(crate) use self::room::transaction_key;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use ruma::OwnedUserId;
 use vestibule_protocol::stream::StreamPosition;
 use vestibule_storage::{
     commit::{Announcement, Commit, CommitError},
@@ -44,18 +45,28 @@ pub(crate) fn draft(
     position: StreamPosition,
 ) -> Result<Drafted, CommitError> {
     let mut draft = Draft { index, batch, changes: Changes::new(), position };
-    let (room_id, users) = match commit {
-        Commit::Room(commit) => (Some(commit.room_id.clone()), draft.room(commit)?),
-        Commit::Accounts(changes) => (None, draft.accounts(changes)?),
+    let mut news = Announcement { position, ..Announcement::default() };
+    let mut subjects = Vec::new();
+    match commit {
+        Commit::Room(commit) => {
+            draft.room(commit)?;
+            news.room_id = Some(commit.room_id.clone());
+            news.users = commit.local_users().into_iter().collect();
+            news.destinations = commit.destinations().into_iter().collect();
+        }
+        Commit::Accounts(changes) => news.users = draft.accounts(changes)?.into_iter().collect(),
         Commit::ServerKeys(keys) => {
             draft.put(Key::of(Table::ServerKeys).last(keys.server_name.as_str()), &**keys);
-            (None, BTreeSet::new())
         }
-    };
-    let rooms = room_id.iter().map(|room_id| Subject::room(room_id));
-    let subjects = rooms.chain(users.iter().map(|user_id| Subject::user(user_id))).collect();
-    let users: Vec<OwnedUserId> = users.into_iter().collect();
-    Ok(Drafted { changes: draft.changes, announcement: Announcement { position, room_id, users }, subjects })
+        Commit::OutboxDone(done) => {
+            draft.outbox_done(done);
+            subjects.push(Subject::server(&done.destination));
+        }
+    }
+    subjects.extend(news.room_id.iter().map(|room_id| Subject::room(room_id)));
+    subjects.extend(news.users.iter().map(|user_id| Subject::user(user_id)));
+    subjects.extend(news.destinations.iter().map(|destination| Subject::server(destination)));
+    Ok(Drafted { changes: draft.changes, announcement: news, subjects })
 }
 
 struct Draft<'a> {

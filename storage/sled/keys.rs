@@ -47,6 +47,10 @@ pub(crate) enum Table {
     Transaction,
     /// local user, room id → nothing.
     Forgotten,
+    /// destination, position, index in the commit's list → row of the outbox.
+    Outbox,
+    /// room id, local user → out-of-band membership.
+    OutOfBand,
     /// user → user.
     User,
     /// user, device → device.
@@ -88,6 +92,8 @@ impl Table {
             Self::Decision => 0x0d,
             Self::Transaction => 0x0e,
             Self::Forgotten => 0x0f,
+            Self::Outbox => 0x10,
+            Self::OutOfBand => 0x11,
             Self::User => 0x20,
             Self::Device => 0x21,
             Self::Token => 0x22,
@@ -198,6 +204,12 @@ impl<'a> KeyParts<'a> {
         Some(u64::from_be_bytes(*number))
     }
 
+    pub(crate) fn part(&mut self) -> Option<u32> {
+        let (part, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_be_bytes(*part))
+    }
+
     pub(crate) fn order(&mut self) -> Option<i64> {
         self.number().map(|number| (number ^ SIGN_BIT).cast_signed())
     }
@@ -292,13 +304,15 @@ mod tests {
         }
 
         #[test]
-        fn keys_are_read_back(text in ".{0,6}", zeros in "[\0\u{1}\u{ff}]{0,6}", order: i64, number: u64) {
-            let key = Key::of(Table::Knock).text(&text).order(order).text(&zeros).number(number).last(&text).into_bytes();
+        fn keys_are_read_back(text in ".{0,6}", zeros in "[\0\u{1}\u{ff}]{0,6}", order: i64, number: u64, part: u32) {
+            let key = Key::of(Table::Knock).text(&text).order(order).text(&zeros).number(number).part(part).last(&text);
+            let key = key.into_bytes();
             let mut parts = KeyParts::of(&key);
             prop_assert_eq!(parts.text(), Some(text.clone()));
             prop_assert_eq!(parts.order(), Some(order));
             prop_assert_eq!(parts.text(), Some(zeros));
             prop_assert_eq!(parts.number(), Some(number));
+            prop_assert_eq!(parts.part(), Some(part));
             prop_assert_eq!(parts.last(), Some(text.as_str()));
         }
 
@@ -338,6 +352,8 @@ mod tests {
             (Table::Decision, 0x0d),
             (Table::Transaction, 0x0e),
             (Table::Forgotten, 0x0f),
+            (Table::Outbox, 0x10),
+            (Table::OutOfBand, 0x11),
             (Table::User, 0x20),
             (Table::Device, 0x21),
             (Table::Token, 0x22),

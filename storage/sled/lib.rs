@@ -2,10 +2,10 @@
 //! May not: answer a commit before the journal is durable, or let sled say what happened.
 //!
 //! - [`journal`] and [`checkpoint`] hold what was committed, as puts and deletes of keys.
-//! - `keys`, `fields`, `values`, `account_values`: the bytes of keys and values; `record`: those of a journal record.
+//! - `keys`, `fields`, `values`, `account_values`, `peer_values`: the bytes of keys and values; `record`: those of a journal record.
 //! - `draft` turns a commit into puts and deletes; `writer` is the one thread that writes them.
 //! - `index` is sled; `views` is what readers see of it; `opening` brings it to where the journal is.
-//! - `room`, `accounts`, `server_keys`, `stream` are the readers, a file for each trait.
+//! - `room`, `accounts`, `outbox`, `server_keys`, `stream` are the readers, a file for each trait.
 //! - [`backup`] copies and restores a data directory, [`verify`] holds sled against the journal.
 
 #![warn(missing_docs)]
@@ -24,6 +24,8 @@ pub mod journal;
 mod keys;
 mod migrations;
 mod opening;
+mod outbox;
+mod peer_values;
 mod record;
 mod room;
 mod self_check;
@@ -265,6 +267,7 @@ impl SledStorage {
             rooms: Arc::new(room::Rooms { views: Arc::clone(&views) }),
             accounts: Arc::new(accounts::Accounts { views: Arc::clone(&views) }),
             server_keys: Arc::new(server_keys::ServerKeys { views: Arc::clone(&views), writer: Arc::clone(&writer) }),
+            outbox: Arc::new(outbox::Outbox { views: Arc::clone(&views) }),
             stream: Arc::new(stream::Stream { views: Arc::clone(&views) }),
             writer,
         };

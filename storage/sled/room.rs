@@ -20,8 +20,8 @@ use vestibule_storage::{
     Read,
     error::StorageError,
     room::{
-        ClientTransaction, Decision, Direction, KnockRow, PendingKnock, RoomReader, RoomRow, RoomSnapshot, StoredEvent,
-        UserMembership,
+        ClientTransaction, Decision, Direction, KnockRow, OutOfBand, OutOfBandRow, PendingKnock, RoomReader, RoomRow,
+        RoomSnapshot, StoredEvent, UserMembership,
     },
 };
 
@@ -35,6 +35,9 @@ use crate::views::{Subject, Views, point, scan};
 
 /// Keys that are read where they are asked for (DESIGN section 4).
 const POINT_READS_MAX: usize = 32;
+
+/// A key with its value.
+type Entry = (sled::IVec, sled::IVec);
 
 /// Reads rooms from the look-up store.
 #[derive(Debug)]
@@ -52,6 +55,29 @@ impl Rooms {
         let (room_id, subject) = (room_id.to_owned(), Subject::room(room_id));
         scan(&self.views, subject, move |index| {
             RoomView::of(index, &room_id)?.map_or_else(|| Ok(T::default()), |room| question(&room))
+        })
+    }
+
+    /// A page of a table whose keys are room and user, of one room or of all.
+    fn rows_of_users<'a, T: Send + 'static>(
+        &self,
+        table: Table,
+        row: fn(Entry) -> Result<T, StorageError>,
+        (room_id, after, limit): (Option<&RoomId>, Option<(&RoomId, &UserId)>, usize),
+    ) -> Read<'a, Vec<T>> {
+        let subject = room_id.map_or(Subject::EVERYTHING, Subject::room);
+        let table = Key::of(table);
+        let asked = room_id.map_or(table.clone(), |room_id| table.clone().text(room_id.as_str()));
+        let (first, end) = (asked.as_bytes().to_vec(), asked.after());
+        let after = after.map(|(room_id, user_id)| table.text(room_id.as_str()).last(user_id.as_str()).into_bytes());
+        scan(&self.views, subject, move |index| {
+            let begin = match &after {
+                Some(after) if *after >= end => return Ok(Vec::new()),
+                Some(after) if *after >= first => Bound::Excluded(after.clone()),
+                _ => Bound::Included(first.clone()),
+            };
+            let entries = index.range((begin, Bound::Excluded(end.clone())));
+            entries.take(limit).map(|entry| entry.map_err(StorageError::from).and_then(row)).collect()
         })
     }
 }
@@ -206,19 +232,21 @@ impl RoomReader for Rooms {
         after: Option<(&'a RoomId, &'a UserId)>,
         limit: usize,
     ) -> Read<'a, Vec<KnockRow>> {
-        let subject = room_id.map_or(Subject::EVERYTHING, Subject::room);
-        let table = Key::of(Table::Knock);
-        let asked = room_id.map_or(table.clone(), |room_id| table.clone().text(room_id.as_str()));
-        let (first, end) = (asked.as_bytes().to_vec(), asked.after());
-        let after = after.map(|(room_id, user_id)| table.text(room_id.as_str()).last(user_id.as_str()).into_bytes());
-        scan(&self.views, subject, move |index| {
-            let begin = match &after {
-                Some(after) if *after >= end => return Ok(Vec::new()),
-                Some(after) if *after >= first => Bound::Excluded(after.clone()),
-                _ => Bound::Included(first.clone()),
-            };
-            let entries = index.range((begin, Bound::Excluded(end.clone())));
-            entries.take(limit).map(|entry| entry.map_err(StorageError::from).and_then(knock_row)).collect()
+        self.rows_of_users(Table::Knock, knock_row, (room_id, after, limit))
+    }
+
+    fn out_of_band<'a>(
+        &'a self,
+        room_id: Option<&'a RoomId>,
+        after: Option<(&'a RoomId, &'a UserId)>,
+        limit: usize,
+    ) -> Read<'a, Vec<OutOfBandRow>> {
+        self.rows_of_users(Table::OutOfBand, out_of_band_row, (room_id, after, limit))
+    }
+
+    fn out_of_band_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>> {
+        point(&self.views, Subject::room(room_id), move |index| {
+            index.value(&Key::of(Table::OutOfBand).text(room_id.as_str()).last(user_id.as_str()))
         })
     }
 
@@ -271,11 +299,21 @@ fn knocks_in(index: &Index, room_id: &RoomId) -> Result<BTreeMap<OwnedUserId, Pe
     rows.map(|row| row.map(|row| (row.user_id, row.knock))).collect()
 }
 
-fn knock_row((key, value): (sled::IVec, sled::IVec)) -> Result<KnockRow, StorageError> {
-    let mut parts = KeyParts::of(&key);
+fn knock_row((key, value): Entry) -> Result<KnockRow, StorageError> {
+    let (room_id, user_id) = room_and_user(&key)?;
+    Ok(KnockRow { room_id, user_id, knock: PendingKnock::from_bytes(&value)? })
+}
+
+fn out_of_band_row((key, value): Entry) -> Result<OutOfBandRow, StorageError> {
+    let (room_id, user_id) = room_and_user(&key)?;
+    Ok(OutOfBandRow { room_id, user_id, out_of_band: OutOfBand::from_bytes(&value)? })
+}
+
+fn room_and_user(key: &[u8]) -> Result<(OwnedRoomId, OwnedUserId), StorageError> {
+    let mut parts = KeyParts::of(key);
     let room_id = room_id(parts.text().as_deref())?;
     let user_id = parts.last().and_then(parsed).ok_or_else(|| corrupt("user id in a key"))?;
-    Ok(KnockRow { room_id, user_id, knock: PendingKnock::from_bytes(&value)? })
+    Ok((room_id, user_id))
 }
 
 fn room_id(text: Option<&str>) -> Result<OwnedRoomId, StorageError> {

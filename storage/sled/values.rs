@@ -154,11 +154,7 @@ impl StoredForm for EventValue {
     fn write(&self, fields: &mut FieldWriter) {
         fields.text(self.event_id.as_str());
         fields.number(self.room_number);
-        fields.byte(match self.standing {
-            Standing::Accepted => 0,
-            Standing::SoftFailed => 1,
-            Standing::Rejected => 2,
-        });
+        fields.standing(self.standing);
         fields.optional(self.order, FieldWriter::signed);
         fields.number(self.position);
         fields.number(self.state_before);
@@ -180,12 +176,7 @@ impl StoredForm for EventValue {
         Some(Self {
             event_id: parsed(fields.text()?)?,
             room_number: fields.number()?,
-            standing: match fields.byte()? {
-                0 => Standing::Accepted,
-                1 => Standing::SoftFailed,
-                2 => Standing::Rejected,
-                _ => return None,
-            },
+            standing: fields.standing()?,
             order: fields.optional(FieldReader::signed)?,
             position: fields.number()?,
             state_before: fields.number()?,
@@ -345,5 +336,28 @@ impl StoredForm for Decision {
             reason: fields.optional(|fields| fields.text().map(str::to_owned))?,
             event_id: fields.optional(|fields| parsed(fields.text()?))?,
         })
+    }
+}
+
+impl FieldWriter {
+    /// How an event stands.
+    pub(crate) fn standing(&mut self, standing: Standing) {
+        self.byte(match standing {
+            Standing::Accepted => 0,
+            Standing::SoftFailed => 1,
+            Standing::Rejected => 2,
+        });
+    }
+}
+
+impl FieldReader<'_> {
+    /// How an event stands.
+    pub(crate) fn standing(&mut self) -> Option<Standing> {
+        match self.byte()? {
+            0 => Some(Standing::Accepted),
+            1 => Some(Standing::SoftFailed),
+            2 => Some(Standing::Rejected),
+            _ => None,
+        }
     }
 }

@@ -7,14 +7,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use ruma::{RoomId, UserId};
+use ruma::{RoomId, ServerName, UserId};
 use vestibule_protocol::stream::StreamPosition;
 use vestibule_storage::Read;
 use vestibule_storage::error::StorageError;
 
 use crate::index::{Index, IndexError};
 
-/// Marks of rooms and users; those that share one disturb each other's reads, nothing more.
+/// Marks of rooms, users and servers; those that share one disturb each other's reads, nothing more.
 const MARKS: usize = 256;
 /// The mark that every commit moves.
 const EVERYTHING: usize = MARKS;
@@ -40,6 +40,10 @@ impl Subject {
 
     pub(crate) fn user(user_id: &UserId) -> Self {
         Self::named(user_id.as_str())
+    }
+
+    pub(crate) fn server(server: &ServerName) -> Self {
+        Self::named(server.as_str())
     }
 
     fn named(name: &str) -> Self {

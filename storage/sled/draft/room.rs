@@ -1,9 +1,7 @@
 //! A change of a room as puts and deletes.
 //! May not: judge events or memberships; the room's actor did.
 
-use std::collections::BTreeSet;
-
-use ruma::{EventId, OwnedUserId};
+use ruma::EventId;
 use vestibule_storage::{
     commit::{CommitError, Conflict},
     room::{ClientTransaction, EventRow, MembershipRow, RedactedEvent, RoomCommit, RoomOrigin, StateVersionRow},
@@ -24,16 +22,46 @@ const STATE_ENTRY_BYTES: usize = 41;
 const FIRST_DECISION: u64 = 1;
 
 impl Draft<'_> {
-    /// Returns the local users whom it concerns.
-    pub(super) fn room(&mut self, commit: &RoomCommit) -> Result<BTreeSet<OwnedUserId>, CommitError> {
+    pub(super) fn room(&mut self, commit: &RoomCommit) -> Result<(), CommitError> {
         let key = Key::of(Table::Room).last(commit.room_id.as_str());
         let before: Option<RoomValue> = self.value(&key)?;
-        let mut room = match (commit.origin, &before) {
-            (RoomOrigin::Created, None) => self.new_room(commit)?,
-            (RoomOrigin::Existing, Some(room)) => room.clone(),
-            (RoomOrigin::Created, Some(_)) => return Err(CommitError::Conflict(Conflict::RoomExists)),
+        let room = match (commit.origin, &before) {
+            (RoomOrigin::Created, None) => Some(self.new_room(commit)?),
+            (RoomOrigin::Existing, Some(room)) => Some(room.clone()),
+            (RoomOrigin::OutOfBand, None) => None,
+            (RoomOrigin::Created | RoomOrigin::OutOfBand, Some(_)) => {
+                return Err(CommitError::Conflict(Conflict::RoomExists));
+            }
             (RoomOrigin::Existing, None) => return Err(CommitError::Conflict(Conflict::NoSuchRoom)),
         };
+        let room_number = room.as_ref().map(|room| room.number);
+        match (room, commit.needs_stored_room()) {
+            (Some(room), _) => {
+                let after = self.in_room(commit, room)?;
+                if before.as_ref() != Some(&after) {
+                    self.put(key, &after);
+                }
+            }
+            (None, Some(part)) => return Err(refused(format!("{part} in a room that is not stored"))),
+            (None, None) => {}
+        }
+        for row in commit.memberships.iter().filter(|row| row.is_local) {
+            self.membership(row, commit, room_number)?;
+        }
+        for (user_id, row) in &commit.out_of_band {
+            let key = Key::of(Table::OutOfBand).text(commit.room_id.as_str()).last(user_id.as_str());
+            match row {
+                Some(row) => self.put(key, row),
+                None => self.delete(key),
+            }
+        }
+        self.decisions(commit)?;
+        self.outbox(commit);
+        Ok(())
+    }
+
+    /// What only a stored room has. Returns the room as it is afterwards.
+    fn in_room(&mut self, commit: &RoomCommit, mut room: RoomValue) -> Result<RoomValue, CommitError> {
         if room.room_version != commit.room_version {
             return Err(refused("a room's version never changes"));
         }
@@ -69,9 +97,6 @@ impl Draft<'_> {
         for event_id in &commit.extremities_removed {
             self.delete(Key::of(Table::Extremity).number(room.number).hash(&hash_of(event_id, alphabet)?));
         }
-        for row in commit.memberships.iter().filter(|row| row.is_local) {
-            self.membership(row, commit, room.number);
-        }
         for (user_id, knock) in &commit.knocks {
             let key = Key::of(Table::Knock).text(commit.room_id.as_str()).last(user_id.as_str());
             match knock {
@@ -82,12 +107,8 @@ impl Draft<'_> {
         for redaction in &commit.redactions {
             self.redaction(redaction)?;
         }
-        self.decisions(commit)?;
         self.transactions(commit)?;
-        if before.as_ref() != Some(&room) {
-            self.put(key, &room);
-        }
-        Ok(commit.memberships.iter().filter(|row| row.is_local).map(|row| row.user_id.clone()).collect())
+        Ok(room)
     }
 
     fn new_room(&mut self, commit: &RoomCommit) -> Result<RoomValue, CommitError> {
@@ -170,7 +191,12 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn membership(&mut self, row: &MembershipRow, commit: &RoomCommit, room_number: u64) {
+    fn membership(
+        &mut self,
+        row: &MembershipRow,
+        commit: &RoomCommit,
+        room_number: Option<u64>,
+    ) -> Result<(), CommitError> {
         let key = Key::of(Table::Membership).text(row.user_id.as_str()).last(commit.room_id.as_str());
         let value = MembershipValue {
             membership: row.membership.clone(),
@@ -178,10 +204,15 @@ impl Draft<'_> {
             position: self.position.0,
         };
         self.put(key, &value);
-        if let Some(order) = row.order {
+        if let (Some(room_number), Some(order)) = (room_number, row.order) {
             let key = Key::of(Table::MembershipHistory).text(row.user_id.as_str()).number(room_number).order(order.0);
             self.put(key, &TextValue(row.membership.to_string()));
         }
+        let forgotten = Key::of(Table::Forgotten).text(row.user_id.as_str()).last(commit.room_id.as_str());
+        if row.ends_forgetting() && self.contains(&forgotten)? {
+            self.delete(forgotten);
+        }
+        Ok(())
     }
 
     fn redaction(&mut self, redaction: &RedactedEvent) -> Result<(), CommitError> {

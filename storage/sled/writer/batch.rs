@@ -280,7 +280,7 @@ impl Writer {
         for waiting in waiting {
             let follows = match &waiting.commit {
                 Commit::Room(commit) => self.lives.is_next(commit),
-                Commit::Accounts(_) | Commit::ServerKeys(_) => true,
+                Commit::Accounts(_) | Commit::ServerKeys(_) | Commit::OutboxDone(_) => true,
             };
             waiting.refuse(if follows { error() } else { CommitError::PredecessorMissing });
         }
