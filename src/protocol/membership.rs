@@ -3,10 +3,12 @@
 
 pub mod change;
 pub mod handshake;
+pub mod invite;
 pub mod knock;
 pub mod leave;
 #[cfg(test)]
 mod rule_table;
+pub mod template;
 
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use thiserror::Error;
 
 use crate::clock::UnixMillis;
 
-/// Why the body of a `send_knock` or `send_leave` is refused before the room is asked.
+/// Why the body of a `send_knock`, `send_leave` or `send_join` is refused before the room is asked.
 ///
 /// Source of order and statuses: SPEC 2.6.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -242,6 +244,205 @@ pub enum LeaveRefusal {
         /// Which.
         event_ids: Vec<OwnedEventId>,
     },
+}
+
+/// Why another server's user cannot join.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum JoinRefusal {
+    /// Nobody of this server is in the room any more.
+    #[error("nobody of this server is in the room")]
+    ServerNotInRoom,
+    /// The room's ACL denies the server.
+    #[error("the server is denied by the room's ACL")]
+    ServerDenied,
+    /// The calling server does not know the room's version.
+    #[error("the room's version {room_version} was not offered")]
+    VersionNotOffered {
+        /// The room's version.
+        room_version: RoomVersionId,
+    },
+    /// The rules refuse: banned, not invited, or the room is closed to other servers.
+    #[error("not authorized: {reason}")]
+    NotAuthorized {
+        /// For the log.
+        reason: String,
+    },
+    /// A restricted room, and we cannot judge whether the user meets its condition. Another server may.
+    #[error("we cannot judge the condition of the restricted room")]
+    UnableToAuthorise,
+    /// A restricted room whose condition the user meets, but nobody of ours may invite. Another server may.
+    #[error("nobody of this server may vouch for the join")]
+    UnableToGrant,
+    /// The event cites events that we do not have.
+    #[error("the event cites unknown prev_events")]
+    UnknownPrevEvents {
+        /// Which.
+        event_ids: Vec<OwnedEventId>,
+    },
+    /// The event is authorized by events that we do not have.
+    #[error("the event cites unknown auth_events")]
+    UnknownAuthEvents {
+        /// Which.
+        event_ids: Vec<OwnedEventId>,
+    },
+    /// The event would be larger than 65,536 bytes.
+    #[error("the event is too large")]
+    TooLarge,
+    /// The content cannot be that of a join.
+    #[error("bad content: {what}")]
+    BadContent {
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Why an invite from another server is not taken: first what its body is judged by, then what the invited user's server
+/// holds against it.
+///
+/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid>
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InviteRefusal {
+    /// The event is larger than 65,536 bytes.
+    #[error("the event is too large")]
+    TooLarge,
+    /// Its content is larger than [`handshake::HANDSHAKE_CONTENT_BYTES_MAX`].
+    #[error("the content is too large")]
+    ContentTooLarge,
+    /// Not of the room version's event format.
+    #[error("bad event: {what}")]
+    BadFormat {
+        /// What is wrong.
+        what: String,
+    },
+    /// `room_id` is not the one in the path.
+    #[error("the event is of another room")]
+    RoomMismatch,
+    /// The event's hash is not the id in the path.
+    #[error("the event id in the path is not that of the event")]
+    EventIdMismatch,
+    /// `type` is not `m.room.member`.
+    #[error("not a member event")]
+    NotAMemberEvent,
+    /// There is no `state_key`.
+    #[error("not a state event")]
+    NotAStateEvent,
+    /// `content.membership` is not `invite`.
+    #[error("not an invite")]
+    WrongMembership,
+    /// The sender is a user of another server than the one that calls.
+    #[error("the sender is not a user of the calling server")]
+    SenderNotOfOrigin,
+    /// `state_key` is no user of this server.
+    #[error("the invited user is not of this server")]
+    NotOurUser,
+    /// `origin_server_ts` lies more than [`handshake::TIMESTAMP_AHEAD_MAX`] in the future.
+    #[error("origin_server_ts is too far in the future")]
+    TimestampAhead,
+    /// A required signature is missing or wrong.
+    #[error("signature not verified: {why}")]
+    SignatureInvalid {
+        /// For the log.
+        why: String,
+    },
+    /// The room's id is the hash of its create event, and `invite_room_state` holds no create event.
+    #[error("invite_room_state lacks the create event")]
+    NoCreateEvent,
+    /// `invite_room_state` cannot be read, or shows the create event of another room.
+    #[error("bad invite_room_state: {what}")]
+    BadInviteState {
+        /// What is wrong.
+        what: String,
+    },
+    /// We cannot be in a room of this version.
+    #[error("rooms of version {room_version} are not known here")]
+    VersionNotKnown {
+        /// The version in the request.
+        room_version: RoomVersionId,
+    },
+    /// The invited user does not exist.
+    #[error("no such user")]
+    NoSuchUser,
+    /// The user is in the room.
+    #[error("the user is in the room already")]
+    AlreadyJoined,
+    /// We are in the room, and the user is banned from it.
+    #[error("the user is banned")]
+    Banned,
+    /// We are in the room, and its ACL denies the calling server.
+    #[error("the server is denied by the room's ACL")]
+    ServerDenied,
+    /// Our signature could not be added.
+    #[error("not cosigned: {why}")]
+    NotCosigned {
+        /// For the log.
+        why: String,
+    },
+}
+
+/// Why a room does not take an event that another server sent in a transaction or in answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ReceiveRefusal {
+    /// Nobody of this server is in the room any more.
+    #[error("nobody of this server is in the room")]
+    ServerNotInRoom,
+    /// The room's ACL denies the server that sent it.
+    #[error("the server is denied by the room's ACL")]
+    ServerDenied,
+    /// Events that it cites are not here: fetch them, then ask again.
+    #[error("the event cites unknown events")]
+    MissingEvents {
+        /// Which.
+        event_ids: Vec<OwnedEventId>,
+    },
+    /// The event is of another room.
+    #[error("the event is of another room")]
+    NotOfThisRoom,
+    /// We are not in the room, and nothing that a user of ours asked for is answered by it.
+    #[error("nobody asked for this event")]
+    Unsolicited,
+}
+
+/// Why the template that another server answered to a `make_*` request is thrown away, unsigned.
+///
+/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#knocking-upon-a-room>
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TemplateRefusal {
+    /// `event` is missing or no object.
+    #[error("the answer holds no event")]
+    NotAnObject,
+    /// `room_version` is none of those offered, or is missing where it must be there.
+    #[error("the room version was not offered")]
+    VersionNotOffered,
+    /// `room_version` was offered, and yet we know no such rooms.
+    #[error("rooms of version {room_version} are not known here")]
+    VersionNotKnown {
+        /// Which.
+        room_version: RoomVersionId,
+    },
+    /// `room_id` is not the room asked for.
+    #[error("the template is of another room")]
+    WrongRoom,
+    /// `type` is not `m.room.member`.
+    #[error("the template is no member event")]
+    WrongType,
+    /// `sender` is not the user asked for.
+    #[error("the template is of another sender")]
+    WrongSender,
+    /// `state_key` is not the user asked for.
+    #[error("the template is about another user")]
+    WrongStateKey,
+    /// `content.membership` is not the one asked for.
+    #[error("the template is of another membership")]
+    WrongMembership,
+    /// The place in the graph is unusable.
+    #[error("bad place in the graph: {what}")]
+    BadPlace {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// `join_authorised_via_users_server` is there and no user id.
+    #[error("the authorizing user is no user id")]
+    BadAuthorisedVia,
 }
 
 /// Why a membership is not changed for a user of this server.

@@ -2,7 +2,7 @@
 //! May not: compare room versions; they are opaque names without an order.
 
 use ruma::{
-    RoomVersionId,
+    RoomId, RoomVersionId,
     room_version_rules::{RoomVersionRules, StateResolutionV2Rules},
 };
 
@@ -90,6 +90,14 @@ impl RoomVersion {
     /// The room id is the hash of the create event, which is not among auth events (12).
     pub fn room_id_is_create_hash(&self) -> bool {
         self.rules.authorization.room_create_event_id_as_room_id
+    }
+
+    /// Whether a room of the version can have this id: a bare hash, or up to version 11 a name and a domain.
+    pub fn fits_room_id(&self, room_id: &RoomId) -> bool {
+        // 32 bytes in URL-safe base64 without padding.
+        let is_hash = room_id.strip_sigil().len() == 43
+            && room_id.strip_sigil().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        if self.room_id_is_create_hash() { is_hash } else { room_id.server_name().is_some() }
     }
 
     /// Creators stand above all power levels (12).

@@ -8,7 +8,7 @@ use ruma::{
     CanonicalJsonObject, OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId,
     room_version_rules::RoomVersionRules,
     serde::{Base64, base64::Standard},
-    signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event, sign_json},
+    signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event, sign_event, sign_json},
 };
 use thiserror::Error;
 
@@ -123,6 +123,15 @@ impl Identity {
     /// When the object is no event or grows past the size limit.
     pub fn hash_and_sign(&self, event: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), JsonError> {
         hash_and_sign_event(self.server_name.as_str(), &self.key.pair, event, &rules.redaction)
+    }
+
+    /// Adds our signature to an event that another server built, and changes nothing else: hashes and id stay. Only for the
+    /// types of this crate that say which checks the event passed.
+    ///
+    /// # Errors
+    /// When the object is no event.
+    pub(crate) fn cosign(&self, event: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), JsonError> {
+        sign_event(self.server_name.as_str(), &self.key.pair, event, &rules.redaction)
     }
 
     /// Adds our signature to a JSON object that is not an event (a keys document, a notary answer).

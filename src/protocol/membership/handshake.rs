@@ -1,4 +1,4 @@
-//! The body of `send_knock` and `send_leave`: shaped, then signed, before any room is asked.
+//! The body of `send_knock`, `send_leave` and `send_join`: shaped, then signed, before any room is asked.
 //! May not: look at a room's state; structure is judged before authorization, so that a bad body gets the same answer everywhere.
 
 #[cfg(test)]
@@ -11,22 +11,28 @@ use std::{
 };
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedServerName, RoomId, ServerName,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     events::{TimelineEventType, room::member::MembershipState},
     signatures::PublicKeyMap,
 };
+use serde::Deserialize;
 
-use super::HandshakeRefusal;
+use super::{HandshakeRefusal, JoinRefusal};
 use crate::{
     clock::UnixMillis,
     pdu::{
         Pdu,
-        checks::{ShapeRefusal, ShapedPdu, VerifiedPdu},
+        checks::{CosignError, ShapeRefusal, ShapedPdu, VerifiedPdu},
     },
     room_version::RoomVersion,
+    signing::Identity,
 };
 
-/// Bytes of the content of a knock or leave at our door. Ours (SECURITY T4): a reason, a name and an avatar need no more.
+/// The key of a join in a restricted room that names who vouches for it.
+/// Spec: <https://spec.matrix.org/v1.19/rooms/v8/#authorization-rules>
+const AUTHORIZING_USER: &str = "join_authorised_via_users_server";
+
+/// Bytes of the content of a member event at our door. Ours (SECURITY T4): a reason, a name and an avatar need no more.
 pub const HANDSHAKE_CONTENT_BYTES_MAX: usize = 4_096;
 
 /// How far `origin_server_ts` may lie ahead of our clock at our door. Ours (SECURITY T13).
@@ -39,6 +45,8 @@ pub enum HandshakeKind {
     Knock,
     /// `send_leave`.
     Leave,
+    /// `send_join`.
+    Join,
 }
 
 /// What the request says that the body must agree with.
@@ -64,6 +72,9 @@ pub struct HandshakeShape {
     shaped: ShapedPdu,
     origin: OwnedServerName,
     kind: HandshakeKind,
+    authorizing_user: Option<OwnedUserId>,
+    /// Our own public key, once our signature is on it.
+    cosigner: Option<PublicKeyMap>,
 }
 
 impl HandshakeShape {
@@ -72,8 +83,7 @@ impl HandshakeShape {
     /// # Errors
     /// [`HandshakeRefusal`]; nothing was changed.
     pub fn parse(object: CanonicalJsonObject, expected: &Handshake<'_>) -> Result<Self, HandshakeRefusal> {
-        let content_bytes =
-            object.get("content").and_then(|content| serde_json::to_string(content).ok()).map(|text| text.len());
+        let content_bytes = content_bytes(&object);
         let shaped = ShapedPdu::parse(object, expected.version).map_err(|refusal| match refusal {
             ShapeRefusal::TooLarge => HandshakeRefusal::TooLarge,
             ShapeRefusal::BadFormat(what) => HandshakeRefusal::BadFormat { what },
@@ -95,6 +105,7 @@ impl HandshakeShape {
         let wanted = match expected.kind {
             HandshakeKind::Knock => MembershipState::Knock,
             HandshakeKind::Leave => MembershipState::Leave,
+            HandshakeKind::Join => MembershipState::Join,
         };
         if pdu.membership() != Some(wanted) {
             return Err(HandshakeRefusal::WrongMembership);
@@ -105,10 +116,14 @@ impl HandshakeShape {
         if state_key != pdu.sender().as_str() {
             return Err(HandshakeRefusal::StateKeyMismatch);
         }
+        let authorizing_user = match expected.kind {
+            HandshakeKind::Join => authorizing_user_of(pdu, expected.version)?,
+            HandshakeKind::Knock | HandshakeKind::Leave => None,
+        };
         if pdu.origin_server_ts() > expected.now.plus(TIMESTAMP_AHEAD_MAX) {
             return Err(HandshakeRefusal::TimestampAhead);
         }
-        Ok(Self { shaped, origin: expected.origin.to_owned(), kind: expected.kind })
+        Ok(Self { shaped, origin: expected.origin.to_owned(), kind: expected.kind, authorizing_user, cosigner: None })
     }
 
     /// The event, author unknown.
@@ -116,12 +131,56 @@ impl HandshakeShape {
         self.shaped.pdu()
     }
 
-    /// Whose signatures, under which key ids, must be checked: bring the keys that are valid at the event's time.
+    /// The user who vouches for a join in a restricted room, as the event says. Nobody is asked yet whether it is true.
+    pub fn authorised_via(&self) -> Option<&UserId> {
+        self.authorizing_user.as_deref()
+    }
+
+    /// Adds our signature to a join in a restricted room that a user of ours vouches for: the one thing besides an invite
+    /// that we sign of another server's making. The event id stays, and [`HandshakeShape::verify`] then demands our signature
+    /// and that of the joining user's server.
+    ///
+    /// What was judged here: structure, room, id, membership, that the joining user is of the calling server, and that the
+    /// vouching user is ours. Before calling, be sure that the room's ACL lets the calling server in, and that the vouching
+    /// user is in the room and may invite. Whether the join is let in the room decides afterwards, by the rules; a join that
+    /// it refuses goes nowhere with our signature, because it is answered with an error alone.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#restricted-rooms>
+    ///
+    /// # Errors
+    /// [`JoinRefusal::BadContent`] if nobody vouches for it, [`JoinRefusal::UnableToGrant`] if somebody of another server
+    /// does, [`JoinRefusal::TooLarge`] if there is no room for a signature. Nothing was signed.
+    pub fn cosign(&mut self, identity: &Identity) -> Result<(), JoinRefusal> {
+        let Some(authorizing_user) = &self.authorizing_user else {
+            return Err(JoinRefusal::BadContent { what: format!("{AUTHORIZING_USER} is missing") });
+        };
+        if authorizing_user.server_name() != identity.server_name() {
+            return Err(JoinRefusal::UnableToGrant);
+        }
+        self.shaped.cosign(identity).map_err(|error| match error {
+            CosignError::TooLarge => JoinRefusal::TooLarge,
+            CosignError::NotSigned(what) => JoinRefusal::BadContent { what },
+        })?;
+        let key = identity.key();
+        let own_key = BTreeMap::from([(key.key_id().to_string(), key.public_key_base64())]);
+        self.cosigner = Some(BTreeMap::from([(identity.server_name().to_string(), own_key)]));
+        Ok(())
+    }
+
+    /// Whose signatures, under which key ids, must be checked: bring the keys that are valid at the event's time. What we
+    /// cosigned ourselves is not among them; [`HandshakeShape::verify`] has our key.
     ///
     /// # Errors
     /// [`HandshakeRefusal::SignatureInvalid`] when the event does not say who should have signed.
     pub fn required_signatures(&self) -> Result<BTreeMap<OwnedServerName, BTreeSet<String>>, HandshakeRefusal> {
-        self.shaped.required_signatures().map_err(|error| HandshakeRefusal::SignatureInvalid { why: error.to_string() })
+        let mut required = self
+            .shaped
+            .required_signatures()
+            .map_err(|error| HandshakeRefusal::SignatureInvalid { why: error.to_string() })?;
+        if let Some(cosigner) = &self.cosigner {
+            required.retain(|server, _| !cosigner.contains_key(server.as_str()));
+        }
+        Ok(required)
     }
 
     /// Verifies signatures and hash: the costly step, last.
@@ -129,13 +188,19 @@ impl HandshakeShape {
     /// # Errors
     /// [`HandshakeRefusal::SignatureInvalid`].
     pub fn verify(self, keys: &PublicKeyMap) -> Result<SignedHandshake, HandshakeRefusal> {
-        let verified =
-            self.shaped.verify(keys).map_err(|error| HandshakeRefusal::SignatureInvalid { why: error.to_string() })?;
+        let verified = match self.cosigner {
+            Some(mut all_keys) => {
+                all_keys.extend(keys.iter().map(|(server, of_server)| (server.clone(), of_server.clone())));
+                self.shaped.verify(&all_keys)
+            }
+            None => self.shaped.verify(keys),
+        };
+        let verified = verified.map_err(|error| HandshakeRefusal::SignatureInvalid { why: error.to_string() })?;
         Ok(SignedHandshake { verified, origin: self.origin, kind: self.kind })
     }
 }
 
-/// A knock or a leave that its sender's server signed and handed to us itself.
+/// A knock, a leave or a join that its sender's server signed and handed to us itself.
 #[derive(Debug)]
 pub struct SignedHandshake {
     verified: VerifiedPdu,
@@ -152,6 +217,11 @@ impl SignedHandshake {
     /// The leave, if it is one.
     pub fn into_leave(self) -> Option<SignedLeave> {
         (self.kind == HandshakeKind::Leave).then_some(SignedLeave(self))
+    }
+
+    /// The join, if it is one.
+    pub fn into_join(self) -> Option<SignedJoin> {
+        (self.kind == HandshakeKind::Join).then_some(SignedJoin(self))
     }
 }
 
@@ -183,12 +253,51 @@ signed!(
     SignedLeave,
     "A leave whose structure and signatures were judged. Made only by [`SignedHandshake::into_leave`]."
 );
+signed!(
+    SignedJoin,
+    "A join whose structure and signatures were judged: that of the joining user's server and, in a restricted room, that of \
+     the vouching user's. Made only by [`SignedHandshake::into_join`]."
+);
+
+impl SignedJoin {
+    /// The user who vouches for a join in a restricted room. `None` also when the content was changed on the way and the
+    /// room version keeps nothing of this key.
+    pub fn authorised_via(&self) -> Option<OwnedUserId> {
+        authorizing_user_in(self.pdu())?.as_str().and_then(|user_id| UserId::parse(user_id).ok())
+    }
+}
+
+/// Bytes of an event's content in canonical form. `None`: there is none.
+pub(super) fn content_bytes(object: &CanonicalJsonObject) -> Option<usize> {
+    object.get("content").and_then(|content| serde_json::to_string(content).ok()).map(|text| text.len())
+}
+
+fn authorizing_user_in(join: &Pdu) -> Option<serde_json::Value> {
+    #[derive(Deserialize)]
+    struct Content {
+        join_authorised_via_users_server: Option<serde_json::Value>,
+    }
+    join.content_as::<Content>().and_then(|content| content.join_authorised_via_users_server)
+}
+
+/// Who vouches for a join; only versions with restricted joins have that.
+fn authorizing_user_of(join: &Pdu, version: &RoomVersion) -> Result<Option<OwnedUserId>, HandshakeRefusal> {
+    let bad = |what: &str| HandshakeRefusal::BadFormat { what: format!("{AUTHORIZING_USER} {what}") };
+    let Some(value) = authorizing_user_in(join) else {
+        return Ok(None);
+    };
+    if !version.can_join_restricted() {
+        return Err(bad("has no meaning in this room version"));
+    }
+    let user_id = value.as_str().and_then(|user_id| UserId::parse(user_id).ok());
+    user_id.map(Some).ok_or_else(|| bad("must be a user id"))
+}
 
 /// The content of a member event that a server builds for a user: what the client gave, and the membership.
 pub fn member_content(mut content: CanonicalJsonObject, membership: &MembershipState) -> CanonicalJsonObject {
     // Never let the key of restricted joins into anything but a join: versions 8+ demand that server's signature for it.
     if *membership != MembershipState::Join {
-        content.remove("join_authorised_via_users_server");
+        content.remove(AUTHORIZING_USER);
     }
     content.insert("membership".to_owned(), CanonicalJsonValue::String(membership.to_string()));
     content

@@ -7,18 +7,18 @@ use std::{
 };
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, RoomId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, RoomId, ServerName,
     canonical_json::redact,
     signatures::{
         JsonError, PublicKeyMap, VerificationError, Verified, reference_hash,
-        required_server_signatures_to_verify_event, verify_event,
+        required_server_signatures_to_verify_event, verify_event, verify_json,
     },
     state_res::check_pdu_format,
 };
 use thiserror::Error;
 
 use super::{Pdu, Standing};
-use crate::room_version::RoomVersion;
+use crate::{room_version::RoomVersion, signing::Identity};
 
 /// Bytes of a whole event in canonical form, with signatures.
 /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#size-limits>
@@ -53,6 +53,17 @@ pub enum SignatureRefusal {
     /// A required signature is missing or wrong, or its key is unknown.
     #[error("signature not verified: {0}")]
     NotVerified(String),
+}
+
+/// Why our signature cannot be added to another server's event.
+#[derive(Debug, Error)]
+pub(crate) enum CosignError {
+    /// With it the event would exceed [`EVENT_BYTES_MAX`].
+    #[error("the event would be larger than {EVENT_BYTES_MAX} bytes")]
+    TooLarge,
+    /// The library could not sign it.
+    #[error("not signed: {0}")]
+    NotSigned(String),
 }
 
 /// An event whose format and size fit its room version, with its computed id. Nothing is known of its author yet.
@@ -101,21 +112,63 @@ impl ShapedPdu {
     pub fn required_signatures(&self) -> Result<BTreeMap<OwnedServerName, BTreeSet<String>>, SignatureRefusal> {
         let servers = required_server_signatures_to_verify_event(&self.object, &self.version.rules().signatures)
             .map_err(|error| SignatureRefusal::NotVerified(error.to_string()))?;
-        let signatures = self.object.get("signatures").and_then(CanonicalJsonValue::as_object);
-        let key_ids = |server: &OwnedServerName| -> BTreeSet<String> {
-            signatures
-                .and_then(|by_server| by_server.get(server.as_str()))
-                .and_then(CanonicalJsonValue::as_object)
-                .map(|by_key| by_key.keys().filter(|key| *key != POLICY_SERVER_KEY).cloned().collect())
-                .unwrap_or_default()
-        };
         Ok(servers
             .into_iter()
             .map(|server| {
-                let keys = key_ids(&server);
+                let keys = self.key_ids_of(&server);
                 (server, keys)
             })
             .collect())
+    }
+
+    /// Under which key ids a server signed, as the event says.
+    pub(crate) fn key_ids_of(&self, server: &ServerName) -> BTreeSet<String> {
+        self.object
+            .get("signatures")
+            .and_then(CanonicalJsonValue::as_object)
+            .and_then(|by_server| by_server.get(server.as_str()))
+            .and_then(CanonicalJsonValue::as_object)
+            .map(|by_key| by_key.keys().filter(|key| *key != POLICY_SERVER_KEY).cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Adds our signature beside those that are there; the id stays what it is. The caller's type says why we vouch.
+    ///
+    /// # Errors
+    /// [`CosignError`]; the event is as before.
+    pub(crate) fn cosign(&mut self, identity: &Identity) -> Result<(), CosignError> {
+        let (object, pdu) = cosigned(self.object.clone(), &self.pdu, &self.version, identity)?;
+        self.object = object;
+        self.pdu = pdu;
+        Ok(())
+    }
+
+    /// Checks the signatures and the content hash, and the signature of one more server than the format demands: a
+    /// third-party invite need not be signed by its sender's server, but one that is handed to us by that server is.
+    ///
+    /// # Errors
+    /// As [`ShapedPdu::verify`].
+    pub(crate) fn verify_with_signer(
+        self,
+        signer: &ServerName,
+        keys: &PublicKeyMap,
+    ) -> Result<VerifiedPdu, SignatureRefusal> {
+        let not_verified = |error: String| SignatureRefusal::NotVerified(error);
+        let is_required = required_server_signatures_to_verify_event(&self.object, &self.version.rules().signatures)
+            .map_err(|error| not_verified(error.to_string()))?
+            .contains(signer);
+        if !is_required {
+            let mut signed = redact(self.object.clone(), &self.version.rules().redaction, None)
+                .map_err(|error| not_verified(error.to_string()))?;
+            if let Some(CanonicalJsonValue::Object(by_server)) = signed.get_mut("signatures") {
+                by_server.retain(|server, _| server == signer.as_str());
+                if by_server.is_empty() {
+                    return Err(not_verified(format!("no signature of {signer}")));
+                }
+            }
+            verify_json(keys, &signed).map_err(|error| not_verified(error.to_string()))?;
+        }
+        self.verify(keys)
     }
 
     /// Checks the signatures and the content hash. A wrong hash leaves the redacted event, as the specification says.
@@ -154,6 +207,19 @@ impl VerifiedPdu {
         &self.pdu
     }
 
+    /// Adds our signature beside those that were verified. The object is the event with it.
+    ///
+    /// # Errors
+    /// [`CosignError`].
+    pub(crate) fn cosign(
+        &self,
+        version: &RoomVersion,
+        identity: &Identity,
+    ) -> Result<(CanonicalJsonObject, Pdu), CosignError> {
+        let object = self.pdu.to_object().map_err(|error| CosignError::NotSigned(error.to_string()))?;
+        cosigned(object, &self.pdu, version, identity)
+    }
+
     /// Its content did not have the hash that was signed, so only what redaction keeps is left.
     pub fn content_was_redacted(&self) -> bool {
         self.content_was_redacted
@@ -170,6 +236,24 @@ pub fn event_id_of(object: &CanonicalJsonObject, version: &RoomVersion) -> Resul
     let hash = reference_hash(object, version.rules())?;
     // `$` and 43 characters of base64 always parse as an event id; the library's error type has no variant for the rest.
     EventId::parse(format!("${hash}")).map_err(|_| JsonError::PduTooLarge)
+}
+
+/// The same event with our signature added.
+fn cosigned(
+    mut object: CanonicalJsonObject,
+    pdu: &Pdu,
+    version: &RoomVersion,
+    identity: &Identity,
+) -> Result<(CanonicalJsonObject, Pdu), CosignError> {
+    let not_signed = |what: String| CosignError::NotSigned(what);
+    identity.cosign(&mut object, version.rules()).map_err(|error| not_signed(error.to_string()))?;
+    let json = to_text(&object).map_err(|error| not_signed(error.to_string()))?;
+    if json.len() > EVENT_BYTES_MAX {
+        return Err(CosignError::TooLarge);
+    }
+    let cosigned = Pdu::from_canonical_text(pdu.event_id().to_owned(), json.into(), version, pdu.standing())
+        .map_err(|error| not_signed(error.to_string()))?;
+    Ok((object, cosigned))
 }
 
 pub(super) fn to_text(object: &CanonicalJsonObject) -> Result<String, ShapeRefusal> {

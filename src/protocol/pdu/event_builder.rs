@@ -115,12 +115,38 @@ impl EventDraft {
     /// # Errors
     /// [`BuildRefusal`]; the limits are judged after our signature is on it.
     pub fn build(self, place: &GraphPlace, version: &RoomVersion, identity: &Identity) -> Result<Pdu, BuildRefusal> {
+        let object = self.to_unsigned(place, version);
+        self.sign(object, version, identity).map(|(pdu, _)| pdu)
+    }
+
+    /// The same for an event that goes to a `send_*` endpoint, also as the object that is the request's body. It carries our
+    /// name as `origin`: the endpoints' schemas require the key, and some servers refuse a body without it.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1send_knockroomideventid>
+    ///
+    /// # Errors
+    /// As [`EventDraft::build`].
+    pub fn build_for_handshake(
+        self,
+        place: &GraphPlace,
+        version: &RoomVersion,
+        identity: &Identity,
+    ) -> Result<(Pdu, CanonicalJsonObject), BuildRefusal> {
+        let object = self.to_template(place, version, identity.server_name());
+        self.sign(object, version, identity)
+    }
+
+    fn sign(
+        &self,
+        mut object: CanonicalJsonObject,
+        version: &RoomVersion,
+        identity: &Identity,
+    ) -> Result<(Pdu, CanonicalJsonObject), BuildRefusal> {
         let kind_is_long = self.kind.to_string().len() > FIELD_BYTES_MAX;
         let key_is_long = self.state_key.as_ref().is_some_and(|key| key.len() > FIELD_BYTES_MAX);
         if kind_is_long || key_is_long {
             return Err(BuildRefusal::FieldTooLong);
         }
-        let mut object = self.to_unsigned(place, version);
         // The signing library refuses oversized events with an error of its own; ours is the one clients see.
         if to_text(&object).map_err(|error| BuildRefusal::BadContent(error.to_string()))?.len() > EVENT_BYTES_MAX {
             return Err(BuildRefusal::TooLarge);
@@ -133,8 +159,9 @@ impl EventDraft {
             return Err(BuildRefusal::TooLarge);
         }
         let event_id = event_id_of(&object, version).map_err(|error| BuildRefusal::BadContent(error.to_string()))?;
-        Pdu::from_canonical_text(event_id, json.into(), version, Standing::Accepted)
-            .map_err(|error| BuildRefusal::BadContent(error.to_string()))
+        let pdu = Pdu::from_canonical_text(event_id, json.into(), version, Standing::Accepted)
+            .map_err(|error| BuildRefusal::BadContent(error.to_string()))?;
+        Ok((pdu, object))
     }
 }
 

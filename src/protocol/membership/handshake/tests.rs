@@ -1,4 +1,4 @@
-//! The body of `send_knock` and `send_leave`: each refusal, and which of two comes first.
+//! The body of `send_knock`, `send_leave` and `send_join`: each refusal, and which of two comes first.
 //! May not: ask a room; nothing here depends on its state.
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomVersionId, ServerName};
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::UnixMillis,
-    fixture::{BOB, EPOCH, EventSpec, RoomFixture, canonical, identity, pdu_from, public_keys},
+    fixture::{ALICE, BOB, EPOCH, EventSpec, RoomFixture, canonical, identity, pdu_from, public_keys},
     membership::HandshakeRefusal,
     pdu::checks::event_id_of,
 };
@@ -22,7 +22,9 @@ fn server(name: &str) -> &ServerName {
     name.try_into().unwrap()
 }
 
-/// A fault put into a right knock of Bob, unsigned so far.
+const KINDS: [HandshakeKind; 3] = [HandshakeKind::Knock, HandshakeKind::Leave, HandshakeKind::Join];
+
+/// A fault put into a right event of Bob, unsigned so far.
 type Fault = (&'static str, fn(&mut CanonicalJsonObject));
 
 /// One fault for each refusal about the event's structure, in the order in which they must be found.
@@ -37,7 +39,7 @@ const FAULTS: [Fault; 9] = [
     ("not_a_state_event", |event| {
         event.remove("state_key");
     }),
-    ("wrong_membership", |event| put_content(event, "membership", json!("join"))),
+    ("wrong_membership", |event| put_content(event, "membership", json!("ban"))),
     ("sender_not_of_origin", |event| put(event, "sender", json!("@bob:third.test"))),
 ];
 
@@ -65,6 +67,10 @@ fn right_event(kind: HandshakeKind) -> (RoomFixture, CanonicalJsonObject) {
         HandshakeKind::Leave => {
             room.append(EventSpec::knock(BOB));
             EventSpec::leave(BOB)
+        }
+        HandshakeKind::Join => {
+            room.append(EventSpec::invite(ALICE, BOB));
+            EventSpec::join(BOB)
         }
     };
     let object = room.make(spec).to_object().unwrap();
@@ -104,14 +110,14 @@ fn refusal_of(kind: HandshakeKind, faults: &[Fault]) -> Option<HandshakeRefusal>
 
 #[test]
 fn a_right_body_is_taken() {
-    for kind in [HandshakeKind::Knock, HandshakeKind::Leave] {
+    for kind in KINDS {
         assert_eq!(refusal_of(kind, &[]), None, "{kind:?}");
     }
 }
 
 #[test]
 fn each_fault_is_named() {
-    for kind in [HandshakeKind::Knock, HandshakeKind::Leave] {
+    for kind in KINDS {
         for fault in FAULTS.iter().chain(&LATER_FAULTS) {
             let refusal = refusal_of(kind, &[*fault]).map(|refusal| refusal.name());
             assert_eq!(refusal, Some(fault.0), "{kind:?}");
@@ -132,7 +138,8 @@ fn of_two_faults_the_earlier_is_named() {
 
 #[test]
 fn each_endpoint_takes_its_own_membership_only() {
-    for (kind, other) in [(HandshakeKind::Knock, HandshakeKind::Leave), (HandshakeKind::Leave, HandshakeKind::Knock)] {
+    let pairs = KINDS.iter().flat_map(|kind| KINDS.iter().map(move |other| (*kind, *other)));
+    for (kind, other) in pairs.filter(|(kind, other)| kind != other) {
         let (room, object) = right_event(other);
         let event_id = event_id_of(&object, room.version()).unwrap();
         let expected = Handshake {
@@ -149,8 +156,8 @@ fn each_endpoint_takes_its_own_membership_only() {
 }
 
 #[test]
-fn what_was_verified_is_a_knock_or_a_leave_and_never_both() {
-    for kind in [HandshakeKind::Knock, HandshakeKind::Leave] {
+fn what_was_verified_is_of_one_kind_alone() {
+    for kind in KINDS {
         let signed = || {
             let (room, object) = right_event(kind);
             let event_id = event_id_of(&object, room.version()).unwrap();
@@ -171,6 +178,7 @@ fn what_was_verified_is_a_knock_or_a_leave_and_never_both() {
         };
         assert_eq!(signed().into_knock().is_some(), kind == HandshakeKind::Knock);
         assert_eq!(signed().into_leave().is_some(), kind == HandshakeKind::Leave);
+        assert_eq!(signed().into_join().is_some(), kind == HandshakeKind::Join);
     }
 }
 

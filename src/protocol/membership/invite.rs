@@ -1,0 +1,209 @@
+//! An invite from another server for a user of ours: shaped, signed, and only then cosigned.
+//! May not: sign what was not judged here first; an invite is all that another server may ever have us sign on sight.
+//!
+//! Servers that sign any member event on this road can be made to forge: the checks and our signature are therefore one line
+//! of types, [`InviteShape`] → [`SignedInvite`] → [`CosignedInvite`], and each is made from the one before it alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ruma::{
+    CanonicalJsonObject, EventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+    signatures::PublicKeyMap,
+};
+
+use super::{
+    InviteRefusal,
+    handshake::{HANDSHAKE_CONTENT_BYTES_MAX, TIMESTAMP_AHEAD_MAX, content_bytes},
+};
+use crate::{
+    clock::UnixMillis,
+    pdu::{
+        Pdu,
+        checks::{CosignError, ShapeRefusal, ShapedPdu, VerifiedPdu},
+    },
+    room_version::RoomVersion,
+    signing::Identity,
+};
+
+/// What the request says that the body must agree with.
+#[derive(Clone, Copy, Debug)]
+pub struct Invitation<'a> {
+    /// The version of the room, as the request names it.
+    pub version: &'a RoomVersion,
+    /// The room in the path.
+    pub room_id: &'a RoomId,
+    /// The event id in the path.
+    pub event_id: &'a EventId,
+    /// The server that signed the request.
+    pub origin: &'a ServerName,
+    /// We.
+    pub our_name: &'a ServerName,
+    /// Our clock.
+    pub now: UnixMillis,
+}
+
+/// An invite that has the right structure. Nothing is known of its author yet.
+#[derive(Debug)]
+pub struct InviteShape {
+    shaped: ShapedPdu,
+    version: RoomVersion,
+    origin: OwnedServerName,
+    target: OwnedUserId,
+}
+
+impl InviteShape {
+    /// Judges the structure: format, room, id, type, state key, membership, sender, target, time.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid>
+    ///
+    /// # Errors
+    /// The first [`InviteRefusal`] in that order; nothing was changed.
+    pub fn parse(object: CanonicalJsonObject, expected: &Invitation<'_>) -> Result<Self, InviteRefusal> {
+        let content_bytes = content_bytes(&object);
+        let shaped = ShapedPdu::parse(object, expected.version).map_err(|refusal| match refusal {
+            ShapeRefusal::TooLarge => InviteRefusal::TooLarge,
+            ShapeRefusal::BadFormat(what) => InviteRefusal::BadFormat { what },
+        })?;
+        let pdu = shaped.pdu();
+        if content_bytes.is_none_or(|bytes| bytes > HANDSHAKE_CONTENT_BYTES_MAX) {
+            return Err(InviteRefusal::ContentTooLarge);
+        }
+        if !expected.version.fits_room_id(pdu.room_id()) {
+            return Err(InviteRefusal::BadFormat { what: "room_id is not of this room version".to_owned() });
+        }
+        if pdu.room_id() != expected.room_id {
+            return Err(InviteRefusal::RoomMismatch);
+        }
+        if pdu.event_id() != expected.event_id {
+            return Err(InviteRefusal::EventIdMismatch);
+        }
+        if *pdu.kind() != TimelineEventType::RoomMember {
+            return Err(InviteRefusal::NotAMemberEvent);
+        }
+        let state_key = pdu.state_key().ok_or(InviteRefusal::NotAStateEvent)?;
+        if pdu.membership() != Some(MembershipState::Invite) {
+            return Err(InviteRefusal::WrongMembership);
+        }
+        if pdu.sender_server() != expected.origin {
+            return Err(InviteRefusal::SenderNotOfOrigin);
+        }
+        let target = UserId::parse(state_key).map_err(|_| InviteRefusal::NotOurUser)?;
+        if target.server_name() != expected.our_name {
+            return Err(InviteRefusal::NotOurUser);
+        }
+        if pdu.origin_server_ts() > expected.now.plus(TIMESTAMP_AHEAD_MAX) {
+            return Err(InviteRefusal::TimestampAhead);
+        }
+        Ok(Self { shaped, version: expected.version.clone(), origin: expected.origin.to_owned(), target })
+    }
+
+    /// The event, author unknown.
+    pub fn pdu(&self) -> &Pdu {
+        self.shaped.pdu()
+    }
+
+    /// Who is invited: a user id of our server, whether or not we have such a user.
+    pub fn target(&self) -> &UserId {
+        &self.target
+    }
+
+    /// Whose signatures, under which key ids, must be checked: bring the keys that are valid at the event's time. The calling
+    /// server is always among them, also for an invite that a third-party token stands for.
+    ///
+    /// # Errors
+    /// [`InviteRefusal::SignatureInvalid`] when the event does not say who should have signed.
+    pub fn required_signatures(&self) -> Result<BTreeMap<OwnedServerName, BTreeSet<String>>, InviteRefusal> {
+        let mut required = self
+            .shaped
+            .required_signatures()
+            .map_err(|error| InviteRefusal::SignatureInvalid { why: error.to_string() })?;
+        required.entry(self.origin.clone()).or_insert_with(|| self.shaped.key_ids_of(&self.origin));
+        Ok(required)
+    }
+
+    /// Verifies signatures and hash: the costly step, last.
+    ///
+    /// # Errors
+    /// [`InviteRefusal::SignatureInvalid`].
+    pub fn verify(self, keys: &PublicKeyMap) -> Result<SignedInvite, InviteRefusal> {
+        let verified = self
+            .shaped
+            .verify_with_signer(&self.origin, keys)
+            .map_err(|error| InviteRefusal::SignatureInvalid { why: error.to_string() })?;
+        Ok(SignedInvite { verified, version: self.version, origin: self.origin, target: self.target })
+    }
+}
+
+/// An invite that the inviter's server signed and handed to us itself. Made only by [`InviteShape::verify`].
+#[derive(Debug)]
+pub struct SignedInvite {
+    verified: VerifiedPdu,
+    version: RoomVersion,
+    origin: OwnedServerName,
+    target: OwnedUserId,
+}
+
+impl SignedInvite {
+    /// The event.
+    pub fn pdu(&self) -> &Arc<Pdu> {
+        self.verified.pdu()
+    }
+
+    /// The server that brought it.
+    pub fn origin(&self) -> &ServerName {
+        &self.origin
+    }
+
+    /// Who is invited.
+    pub fn target(&self) -> &UserId {
+        &self.target
+    }
+
+    /// Adds our signature: we have the invite. Before calling, be sure that the user exists and that what came with it about
+    /// the room was judged.
+    ///
+    /// # Errors
+    /// [`InviteRefusal::TooLarge`] if there is no room for a signature, [`InviteRefusal::NotCosigned`] if signing failed.
+    pub fn cosign(self, identity: &Identity) -> Result<CosignedInvite, InviteRefusal> {
+        let (object, pdu) = self.verified.cosign(&self.version, identity).map_err(|error| match error {
+            CosignError::TooLarge => InviteRefusal::TooLarge,
+            CosignError::NotSigned(why) => InviteRefusal::NotCosigned { why },
+        })?;
+        Ok(CosignedInvite { pdu: Arc::new(pdu), object, origin: self.origin, target: self.target })
+    }
+}
+
+/// An invite with the signatures of both servers. Made only by [`SignedInvite::cosign`].
+#[derive(Debug)]
+pub struct CosignedInvite {
+    pdu: Arc<Pdu>,
+    object: CanonicalJsonObject,
+    origin: OwnedServerName,
+    target: OwnedUserId,
+}
+
+impl CosignedInvite {
+    /// The event, with both signatures.
+    pub fn pdu(&self) -> &Arc<Pdu> {
+        &self.pdu
+    }
+
+    /// The server that brought it.
+    pub fn origin(&self) -> &ServerName {
+        &self.origin
+    }
+
+    /// Who is invited.
+    pub fn target(&self) -> &UserId {
+        &self.target
+    }
+
+    /// The event as an object: what the endpoint answers.
+    pub fn object(&self) -> &CanonicalJsonObject {
+        &self.object
+    }
+}
