@@ -23,7 +23,8 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use vestibule_protocol::{
     clock::Clock,
-    membership::{CreateRefusal, knock::KnockPolicy},
+    membership::{CreateRefusal, ImportRefusal, knock::KnockPolicy},
+    room_version::RoomVersion,
     signing::Identity,
 };
 use vestibule_storage::{
@@ -38,6 +39,7 @@ use crate::{
     room::{
         Ask, LoadError, Lookups, Passivate, RoomActor, RoomContext, RoomMessage,
         create_room::{self, CreateRoom},
+        import_join::{ImportJoin, JoinAnswer, JudgedJoin},
         load,
     },
 };
@@ -235,6 +237,29 @@ impl Rooms {
     /// # Errors
     /// [`AskError`]; with `Refused`, `RoomNotHere` and `Overloaded` nothing changed.
     pub async fn ask<M: RoomMessage>(&self, room_id: &RoomId, message: M) -> Result<M::Reply, AskError<M::Refusal>> {
+        self.ask_anywhere(room_id, None, message).await
+    }
+
+    /// As [`Rooms::ask`], also for a room that is not stored here: then an actor is started that knows nothing but what local
+    /// users are to the room. `room_version` is what the other side says it is; of a stored room the stored one counts.
+    ///
+    /// # Errors
+    /// [`AskError`]; never `RoomNotHere` for messages that are meant for such rooms.
+    pub async fn ask_out_of_band<M: RoomMessage>(
+        &self,
+        room_id: &RoomId,
+        room_version: &RoomVersion,
+        message: M,
+    ) -> Result<M::Reply, AskError<M::Refusal>> {
+        self.ask_anywhere(room_id, Some(room_version), message).await
+    }
+
+    async fn ask_anywhere<M: RoomMessage>(
+        &self,
+        room_id: &RoomId,
+        elsewhere: Option<&RoomVersion>,
+        message: M,
+    ) -> Result<M::Reply, AskError<M::Refusal>> {
         if self.shared.is_closed.load(Ordering::Acquire) {
             return Err(AskError::Failed);
         }
@@ -250,10 +275,11 @@ impl Rooms {
                 }
                 Found::Absent => {
                     let stored = self.shared.context.stores.rooms.room(room_id).await;
-                    if stored.map_err(|error| AskError::Storage(error.into()))?.is_none() {
+                    let is_stored = stored.map_err(|error| AskError::Storage(error.into()))?.is_some();
+                    if !is_stored && elsewhere.is_none() {
                         return Err(AskError::RoomNotHere);
                     }
-                    start_outcome(self.start(room_id).await)?;
+                    start_outcome(self.start(room_id, elsewhere.cloned()).await)?;
                     continue;
                 }
             };
@@ -294,12 +320,30 @@ impl Rooms {
             Ok(_) => {
                 self.shared.context.gauges.room_created();
                 // Whoever makes a room uses it next. If it does not start, the first message says why.
-                let _ = self.start(&room_id).await;
+                let _ = self.start(&room_id, None).await;
                 Ok(room_id)
             }
             Err(CommitError::Conflict(Conflict::RoomExists)) => Err(AskError::Refused(CreateRefusal::RoomExists)),
             Err(error) => Err(AskError::Storage(error)),
         }
+    }
+
+    /// Makes a room of another server ours too, with what it answered to the join of a user of ours. Durable when it returns.
+    /// Nothing happens if the user is joined already.
+    ///
+    /// # Errors
+    /// [`AskError`]; with `Refused` nothing changed. [`ImportRefusal::LivedIn`]: we are in the room already, so the join is one
+    /// event more of it; hand it in as any received event.
+    pub async fn import_join(
+        &self,
+        room_id: &RoomId,
+        room_version: &RoomVersion,
+        answer: JoinAnswer,
+    ) -> Result<(), AskError<ImportRefusal>> {
+        let (version, seed) = (room_version.clone(), self.shared.context.core_seed);
+        let judged = self.shared.context.cpu.run(move || JudgedJoin::judge(answer, &version, seed)).await;
+        let judged = judged.map_err(|_| AskError::Failed)?.map_err(AskError::Refused)?;
+        self.ask_out_of_band(room_id, room_version, ImportJoin { judged }).await
     }
 
     /// Counters and gauges; reading them asks no actor.
@@ -372,7 +416,11 @@ impl Rooms {
     }
 
     /// Starts the room's actor, or joins a start that is under way.
-    fn start(&self, room_id: &RoomId) -> Shared<BoxFuture<'static, Result<(), StartError>>> {
+    fn start(
+        &self,
+        room_id: &RoomId,
+        elsewhere: Option<RoomVersion>,
+    ) -> Shared<BoxFuture<'static, Result<(), StartError>>> {
         let mut entries = self.lock();
         match entries.by_room.get(room_id) {
             Some(Entry::Loading(loading)) => return loading.clone(),
@@ -387,7 +435,7 @@ impl Rooms {
         let starting = {
             let (rooms, room_id) = (rooms.clone(), room_id.clone());
             async move {
-                let _ = done.send(rooms.load_and_start(room_id).await);
+                let _ = done.send(rooms.load_and_start(room_id, elsewhere).await);
             }
         };
         let has_arbiter = rooms.arbiter_of(&room_id).is_some_and(|arbiter| arbiter.spawn(starting));
@@ -397,9 +445,9 @@ impl Rooms {
         loading
     }
 
-    async fn load_and_start(&self, room_id: OwnedRoomId) -> Result<(), StartError> {
+    async fn load_and_start(&self, room_id: OwnedRoomId, elsewhere: Option<RoomVersion>) -> Result<(), StartError> {
         let context = self.shared.context.clone();
-        let loaded = AssertUnwindSafe(load(context, &room_id)).catch_unwind().await;
+        let loaded = AssertUnwindSafe(load(context, &room_id, elsewhere)).catch_unwind().await;
         let room = match loaded {
             Ok(Ok(Some(room))) => room,
             Ok(Ok(None)) => {

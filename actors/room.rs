@@ -6,19 +6,27 @@
 //! to resolve) changes nothing and says what it needs; the room fetches it from storage or the CPU pool, keeps its mailbox
 //! shut meanwhile, and runs the turn anew.
 
+pub mod admit_join;
 pub mod admit_knock;
 pub mod admit_leave;
 mod apply;
+pub mod begin_knock;
 pub mod change_membership;
 pub mod check_door;
 pub mod create_room;
 mod draft;
 mod gather;
+pub mod import_join;
 mod incoming;
+pub mod leave_out_of_band;
 mod load;
 mod memory;
+mod outliers;
+pub mod prepare_join;
 pub mod prepare_knock;
 pub mod prepare_leave;
+pub mod receive_outliers;
+pub mod receive_pdu;
 pub mod send_event;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -42,14 +50,14 @@ use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::
 use vestibule_storage::{
     commit::{Commit, CommitError, Stores, Ticket, WriterSlot},
     error::StorageError,
-    room::{ClientTransaction, RoomOrigin},
+    room::ClientTransaction,
 };
 
 pub(crate) use self::{
     apply::RoomChange,
     gather::{Gathered, Lookups, Need},
     load::{LoadError, load},
-    memory::Room,
+    memory::{Residency, Room},
 };
 use crate::{
     cpu_pool::CpuPool,
@@ -93,6 +101,10 @@ pub trait RoomMessage: Send + Sized + 'static {
     const KIND: &'static str;
     /// Whether the turn may change the room, so that a writer slot is reserved first.
     const CHANGES: bool;
+
+    /// Whether the message means something to a room that is not stored here: one in which local users have out-of-band
+    /// memberships, or get one by this message.
+    const OUT_OF_BAND: bool = false;
 
     /// Events that are looked up in storage before the message enters the mailbox.
     fn events_to_look_up(&self) -> Vec<OwnedEventId> {
@@ -198,6 +210,10 @@ impl RoomActor {
             let _ = ask.reply.send(Err(AskError::Failed));
             return;
         }
+        if !M::OUT_OF_BAND && self.room.residency() == Residency::OutOfBand {
+            let _ = ask.reply.send(Err(AskError::RoomNotHere));
+            return;
+        }
         let slot = match (slot, M::CHANGES) {
             (None, true) => match self.context.stores.writer.reserve() {
                 Ok(slot) => Some(slot),
@@ -274,7 +290,8 @@ impl RoomActor {
         let sequence = self.enqueued;
         let happened = change.happened().to_vec();
         let paths = self.room.take_path_totals();
-        let commit = change.into_commit(&self.room, self.incarnation, sequence, RoomOrigin::Existing);
+        let origin = self.room.origin_of_commit();
+        let commit = change.into_commit(&self.room, self.incarnation, sequence, origin);
         let ticket = self.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit)));
         // The other end is gone only when the actor stops; then nobody waits.
         let _ = self.in_flight.send(InFlight { sequence, ticket, happened, paths });

@@ -15,7 +15,10 @@ use vestibule_protocol::{
 use vestibule_storage::room::{Decision, DecisionAction};
 
 use super::{
-    Lookups, Room, RoomChange, RoomMessage, Turn, apply::Placed, gather::Need, incoming::IncomingStop,
+    Lookups, Room, RoomChange, RoomMessage, Turn,
+    apply::{Placed, Source},
+    gather::Need,
+    incoming::IncomingStop,
     memory::ShownState,
 };
 use crate::limits::{KnockSource, SourceNetwork};
@@ -120,7 +123,8 @@ impl AdmitKnock {
             limits.take(room.room_id(), event.sender(), &source, room.context.clock.monotonic())?;
         }
         let mut change = RoomChange::default();
-        room.apply(Placed { event: event.clone(), before, placement }, None, &mut change);
+        let source = Source::HandedBy(self.knock.origin().to_owned());
+        room.apply(Placed { source, event: event.clone(), before, placement }, None, &mut change);
         Ok(change)
     }
 }

@@ -4,7 +4,11 @@
 use ruma::OwnedEventId;
 use vestibule_protocol::membership::{LeaveRefusal, handshake::SignedLeave, leave::authorize_leave};
 
-use super::{Lookups, Room, RoomChange, RoomMessage, Turn, apply::Placed, incoming::IncomingStop};
+use super::{
+    Lookups, Room, RoomChange, RoomMessage, Turn,
+    apply::{Placed, Source},
+    incoming::IncomingStop,
+};
 
 /// Asks for admission.
 #[derive(Debug)]
@@ -55,7 +59,8 @@ impl RoomMessage for AdmitLeave {
             Err(need) => return Turn::Need(need),
         };
         let mut change = RoomChange::default();
-        room.apply(Placed { event: event.clone(), before, placement }, None, &mut change);
+        let source = Source::HandedBy(self.leave.origin().to_owned());
+        room.apply(Placed { source, event: event.clone(), before, placement }, None, &mut change);
         Turn::Commit(Box::new(change), ())
     }
 }

@@ -1,10 +1,10 @@
 //! From an accepted event to everything that its commit must hold, and to what memory becomes.
 //! May not: refuse anything; whoever calls has judged.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedUserId, UserId,
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, UserId,
     canonical_json::redact,
     events::{
         StateEventType, TimelineEventType,
@@ -16,15 +16,18 @@ use vestibule_protocol::{
     pdu::{Pdu, Standing},
     room_graph::{EntryChange, Placement, StateNode, StateRow},
     room_version::RoomVersion,
-    state::{StateChange, StateKey, StateMap},
+    state::{StateChange, StateKey, StateMap, StateVersion},
     stream::TimelineOrder,
 };
-use vestibule_storage::room::{
-    ClientTransaction, CurrentState, Decision, DecisionAction, EventRow, ExtremityRow, MemberCounts, MembershipRow,
-    PendingKnock, RedactedEvent, RoomCommit, RoomOrigin, StateVersionRow,
+use vestibule_storage::{
+    outbox::{Delivery, OutboxEntry},
+    room::{
+        ClientTransaction, CurrentState, Decision, DecisionAction, EventRow, ExtremityRow, MemberCounts, MembershipRow,
+        OutOfBand, PendingKnock, Progress, RedactedEvent, RoomCommit, RoomOrigin, StateVersionRow,
+    },
 };
 
-use super::memory::Room;
+use super::memory::{Coming, Room};
 use crate::gauges::KnockEvent;
 
 /// What a turn changed, before it is a commit.
@@ -40,6 +43,8 @@ pub struct RoomChange {
     redactions: Vec<RedactedEvent>,
     decisions: Vec<Decision>,
     transaction: Option<ClientTransaction>,
+    outbox: Vec<OutboxEntry>,
+    out_of_band: Vec<(OwnedUserId, Option<OutOfBand>)>,
     happened: Vec<KnockEvent>,
 }
 
@@ -51,7 +56,59 @@ impl RoomChange {
 
     /// Whether nothing changed.
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.decisions.is_empty() && self.redactions.is_empty()
+        self.events.is_empty()
+            && self.decisions.is_empty()
+            && self.redactions.is_empty()
+            && self.out_of_band.is_empty()
+            && self.memberships.is_empty()
+            && self.outbox.is_empty()
+    }
+
+    /// Adds an event.
+    pub(super) fn push_event(&mut self, row: EventRow) {
+        self.events.push(row);
+    }
+
+    /// Adds an event that is no forward extremity any more.
+    pub(super) fn push_extremity_removed(&mut self, event_id: OwnedEventId) {
+        self.extremities_removed.push(event_id);
+    }
+
+    /// Adds a pending knock that came (`Some`) or ended.
+    pub(super) fn push_knock(&mut self, user_id: OwnedUserId, knock: Option<PendingKnock>) {
+        self.knocks.push((user_id, knock));
+    }
+
+    /// Says how the current state changes before the first event of this change is appended.
+    pub(super) fn start_current(&mut self, changes: Vec<StateChange>, version: StateVersion, counts: MemberCounts) {
+        let changes =
+            changes.into_iter().map(|change| (change.key, change.event.map(|event| event.event_id().to_owned())));
+        self.current = Some(CurrentState { version, changes: changes.collect(), counts });
+    }
+
+    /// Adds versions of the state, parents first.
+    pub(super) fn push_state_rows(&mut self, rows: Vec<StateRow>) {
+        self.state_versions.extend(rows.into_iter().map(stored_row));
+    }
+
+    /// Adds a membership.
+    pub(super) fn push_membership(&mut self, row: MembershipRow) {
+        self.memberships.push(row);
+    }
+
+    /// Adds an audit row.
+    pub(super) fn push_decision(&mut self, decision: Decision) {
+        self.decisions.push(decision);
+    }
+
+    /// Adds what is owed to other servers.
+    pub(super) fn push_outbox(&mut self, entry: OutboxEntry) {
+        self.outbox.push(entry);
+    }
+
+    /// Says what becomes of an out-of-band membership.
+    pub(super) fn push_out_of_band(&mut self, user_id: OwnedUserId, out_of_band: Option<OutOfBand>) {
+        self.out_of_band.push((user_id, out_of_band));
     }
 
     /// What to count once it is durable.
@@ -77,14 +134,26 @@ impl RoomChange {
             redactions: self.redactions,
             decisions: self.decisions,
             transaction: self.transaction,
-            outbox: Vec::new(),
-            out_of_band: Vec::new(),
+            outbox: self.outbox,
+            out_of_band: self.out_of_band,
         }
     }
 }
 
+/// Who brought an event, and so who must pass it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A user of ours sent it: we tell every server in the room.
+    Ours,
+    /// Another server handed it to us alone, at our door: we tell every other server in the room.
+    HandedBy(OwnedServerName),
+    /// It came in a transaction, as it went to all others: nobody is told.
+    Received,
+}
+
 /// An event that was judged, with the state before it and its place.
 pub(super) struct Placed {
+    pub(super) source: Source,
     pub(super) event: Arc<Pdu>,
     pub(super) before: Arc<StateNode>,
     pub(super) placement: Placement,
@@ -93,7 +162,11 @@ pub(super) struct Placed {
 impl Room {
     /// Appends a judged event to memory and to the change.
     pub(super) fn apply(&mut self, placed: Placed, transaction: Option<ClientTransaction>, change: &mut RoomChange) {
-        let Placed { event, before, placement } = placed;
+        let Placed { source, event, before, placement } = placed;
+        let joined_before: BTreeSet<OwnedServerName> = match source {
+            Source::Received => BTreeSet::new(),
+            _ => self.joined_servers().cloned().collect(),
+        };
         let visibility = visibility_around(before.state(), &event);
         let appended = self.graph.append(event.clone(), &before, placement);
         let order = self.next_order;
@@ -125,6 +198,7 @@ impl Room {
             }
             change.current = Some(CurrentState { version: appended.current, changes, counts: self.counts });
         }
+        self.pass_on(&event, before.state(), &source, joined_before, change);
         if let Some(transaction) = &transaction {
             self.remember_transaction(transaction.clone(), event.event_id().to_owned());
             change.transaction = Some(transaction.clone());
@@ -154,11 +228,12 @@ impl Room {
         if let Some(new) = &new {
             *count_of(&mut self.counts, new) = count_of(&mut self.counts, new).saturating_add(1);
         }
-        if user_id.server_name() == self.context.identity.server_name() {
-            let was_joined = u64::from(old == Some(MembershipState::Join));
-            let is_joined = u64::from(new == Some(MembershipState::Join));
-            self.local_joined = self.local_joined.saturating_sub(was_joined).saturating_add(is_joined);
+        match (old == Some(MembershipState::Join), new == Some(MembershipState::Join)) {
+            (false, true) => self.joined(user_id.server_name(), Coming::In),
+            (true, false) => self.joined(user_id.server_name(), Coming::Out),
+            _ => {}
         }
+        self.end_out_of_band(&user_id, change);
         // An entry that resolution took away leaves its user outside.
         let Some(member) = entry.new.as_ref().or(entry.old.as_ref()) else { return };
         let membership = new.clone().unwrap_or(MembershipState::Leave);
@@ -171,6 +246,72 @@ impl Room {
             order: Some(order).filter(|_| is_by_this_event || membership == MembershipState::Leave),
         });
         self.knock_changed(&user_id, old.as_ref(), &membership, member, change);
+    }
+
+    /// From now on the room itself says what the user is to it.
+    pub(super) fn end_out_of_band(&mut self, user_id: &UserId, change: &mut RoomChange) {
+        if self.out_of_band.remove(user_id).is_some() {
+            change.out_of_band.push((user_id.to_owned(), None));
+        }
+    }
+
+    /// Puts an out-of-band membership into memory and into the change, with the row that says it to the user.
+    pub(super) fn set_out_of_band(&mut self, user_id: OwnedUserId, out_of_band: OutOfBand, change: &mut RoomChange) {
+        if out_of_band.progress == Progress::Settled {
+            change.push_membership(MembershipRow {
+                user_id: user_id.clone(),
+                membership: out_of_band.membership.clone(),
+                event_id: out_of_band.event.event_id().to_owned(),
+                order: None,
+                is_local: true,
+            });
+        }
+        self.out_of_band.insert(user_id.clone(), out_of_band.clone());
+        change.push_out_of_band(user_id, Some(out_of_band));
+    }
+
+    /// Puts an event into the outbox for every server that must have it.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#transactions>. Whoever asked to be let in, or was invited,
+    /// hears of the answer even if nobody of that server is in the room: our extension (SPEC 2.8).
+    fn pass_on(
+        &self,
+        event: &Pdu,
+        before: &StateMap,
+        source: &Source,
+        joined_before: BTreeSet<OwnedServerName>,
+        change: &mut RoomChange,
+    ) {
+        let us = self.context.identity.server_name();
+        let handed_by = match source {
+            Source::Received => return,
+            Source::Ours => None,
+            Source::HandedBy(server) => Some(server),
+        };
+        let mut destinations = joined_before;
+        destinations.extend(self.joined_servers().cloned());
+        let target = event.state_key().filter(|_| *event.kind() == TimelineEventType::RoomMember);
+        let target = target.and_then(|user_id| UserId::parse(user_id).ok()).filter(|user| user.server_name() != us);
+        if let Some(target) = target.filter(|target| *target != event.sender()) {
+            let server = target.server_name().to_owned();
+            let had_a_tie = before.membership(&target) != MembershipState::Leave;
+            match event.membership() {
+                Some(MembershipState::Leave | MembershipState::Ban) if had_a_tie => {
+                    destinations.insert(server);
+                }
+                Some(MembershipState::Invite) if *source == Source::Ours => change.outbox.push(OutboxEntry {
+                    event_id: event.event_id().to_owned(),
+                    delivery: Delivery::Invite,
+                    destinations: [server].into(),
+                }),
+                _ => {}
+            }
+        }
+        destinations.retain(|server| server != us && Some(server) != handed_by);
+        if !destinations.is_empty() {
+            let event_id = event.event_id().to_owned();
+            change.outbox.push(OutboxEntry { event_id, delivery: Delivery::Transaction, destinations });
+        }
     }
 
     fn knock_changed(

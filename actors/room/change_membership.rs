@@ -87,6 +87,9 @@ impl From<DraftStop> for Stop {
 
 impl ChangeMembership {
     fn change(&self, room: &mut Room, lookups: &Lookups) -> Result<Change, Stop> {
+        if room.is_lived_in_elsewhere() {
+            return Err(MembershipRefusal::NotResident.into());
+        }
         let membership = self.change.membership();
         let content = member_content(self.content.clone(), &membership);
         if let Some(event_id) = self.stands_already(room, &content)? {

@@ -20,7 +20,12 @@ use vestibule_protocol::{
 };
 use vestibule_storage::room::{RoomCommit, RoomOrigin};
 
-use super::{RoomChange, RoomContext, apply::Placed, draft::DraftStop, memory::Room};
+use super::{
+    RoomChange, RoomContext,
+    apply::{Placed, Source},
+    draft::DraftStop,
+    memory::Room,
+};
 
 /// What a room starts with.
 #[derive(Clone, Debug)]
@@ -115,7 +120,7 @@ fn append_create(room: &mut Room, create: Pdu, change: &mut RoomChange) -> Resul
     let CurrentAfter::Known(placement) = room.graph.place(&create, &before) else {
         return Err(CreateRefusal::NotAuthorized { reason: "an empty room has no forks".to_owned() });
     };
-    room.apply(Placed { event: create, before, placement }, None, change);
+    room.apply(Placed { source: Source::Ours, event: create, before, placement }, None, change);
     Ok(())
 }
 

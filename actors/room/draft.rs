@@ -14,7 +14,11 @@ use vestibule_protocol::{
     room_graph::{CurrentAfter, StateBefore, StateNode},
 };
 
-use super::{apply::Placed, gather::Need, memory::Room};
+use super::{
+    apply::{Placed, Source},
+    gather::Need,
+    memory::Room,
+};
 
 /// Why a draft is not an event yet, or never will be.
 #[derive(Debug)]
@@ -98,7 +102,9 @@ impl Room {
         let event = draft.build(&placed.place, &version, &self.context.identity).map_err(DraftStop::Build)?;
         let event = Arc::new(event);
         match self.graph.place(&event, &placed.before) {
-            CurrentAfter::Known(placement) => Ok(Placed { event, before: placed.before, placement }),
+            CurrentAfter::Known(placement) => {
+                Ok(Placed { source: Source::Ours, event, before: placed.before, placement })
+            }
             CurrentAfter::Unresolved(unresolved) => Err(DraftStop::Need(Need::Resolution(unresolved))),
         }
     }

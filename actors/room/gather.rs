@@ -6,10 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, events::TimelineEventType};
 use vestibule_protocol::{
     clock::UnixMillis,
-    pdu::{Pdu, Standing},
+    pdu::Pdu,
     room_graph::{StateNode, Unresolved},
     room_version::RoomVersion,
     state::{
@@ -128,7 +128,8 @@ async fn gather_events(
     let mut absent = BTreeSet::new();
     for (event_id, stored) in ids.into_iter().zip(stored) {
         match stored {
-            Some(stored) if stored.event.standing() == Standing::Accepted => {
+            // An outlier authorizes; but nothing is known of the state before it, so nobody can stand on it.
+            Some(stored) if !is_outlier(&stored) || !cited.contains(&event_id) => {
                 let state = if cited.contains(&event_id) {
                     let version = stored.state_before;
                     state_at(context, &place.room_id, version, &place.current).await?.map(|state| (version, state))
@@ -178,6 +179,13 @@ async fn gather_resolution(
         .map_err(|error| unavailable(error.to_string()))?
         .map_err(|error| unavailable(error.to_string()))?;
     Ok(Gathered::Resolved { after, state })
+}
+
+/// Whether a stored event has no place in the graph: it was fetched to authorize others, or came with a state.
+pub(super) fn is_outlier(stored: &StoredEvent) -> bool {
+    stored.order.is_none()
+        && stored.state_before == StateVersion::default()
+        && *stored.event.kind() != TimelineEventType::RoomCreate
 }
 
 /// Reads a version of the state, sharing with the current one all that is equal.

@@ -6,15 +6,23 @@ use std::{collections::BTreeSet, sync::Arc};
 use ruma::{EventId, OwnedEventId};
 use vestibule_protocol::{
     auth::{NotAuthorized, authorize_by_shape},
-    pdu::Pdu,
+    pdu::{Pdu, Standing},
     room_graph::{CurrentAfter, Placement, StateBefore, StateNode},
-    state::StateMap,
+    state::{StateMap, StateVersion},
 };
 
 use super::{
-    gather::{Lookups, Need},
+    gather::{Lookups, Need, is_outlier},
     memory::Room,
 };
+
+/// What an incoming event stands on.
+pub(super) struct Cited {
+    /// The state before it.
+    pub(super) before: Arc<StateNode>,
+    /// The events that it names as authorizing it.
+    pub(super) auth_events: Vec<Arc<Pdu>>,
+}
 
 /// Why an incoming event is not in the room yet, or never will be.
 #[derive(Debug)]
@@ -34,7 +42,16 @@ pub(super) enum IncomingStop<F> {
 impl Room {
     /// Whether the event is in the room already.
     pub(super) fn has_event(&self, event_id: &EventId, lookups: &Lookups) -> bool {
-        self.graph.recent_event(event_id).is_some() || lookups.event(event_id).is_some()
+        self.graph.recent_event(event_id).is_some() || lookups.event(event_id).is_some_and(|stored| !is_outlier(stored))
+    }
+
+    /// An event that is in the room already, with the version of the state before it.
+    pub(super) fn accepted_before(&self, event_id: &EventId, lookups: &Lookups) -> Option<(Arc<Pdu>, StateVersion)> {
+        let in_memory = self.graph.recent(event_id).map(|(event, before)| (event.clone(), before.version()));
+        let stored = || lookups.event(event_id).map(|stored| (stored.event.clone(), stored.state_before));
+        in_memory.or_else(stored).filter(|(event, state_before)| {
+            event.standing() == Standing::Accepted && *state_before != StateVersion::default()
+        })
     }
 
     /// Judges an incoming event against its auth events, the state before it and the current state, in that order.
@@ -44,6 +61,16 @@ impl Room {
         lookups: &Lookups,
         authorize: impl Fn(&StateMap) -> Result<(), F>,
     ) -> Result<Arc<StateNode>, IncomingStop<F>> {
+        let Cited { before, auth_events } = self.cited(event, lookups)?;
+        let state_of_auth_events = self.authorized_by(event, &auth_events).map_err(IncomingStop::NotAuthorized)?;
+        authorize(&state_of_auth_events).map_err(IncomingStop::Refused)?;
+        authorize(before.state()).map_err(IncomingStop::Refused)?;
+        authorize(self.state()).map_err(IncomingStop::Refused)?;
+        Ok(before)
+    }
+
+    /// What an incoming event stands on: the state after the events that it cites, and the events that authorize it.
+    pub(super) fn cited<F>(&mut self, event: &Arc<Pdu>, lookups: &Lookups) -> Result<Cited, IncomingStop<F>> {
         let mut auth_events: Vec<Arc<Pdu>> = Vec::new();
         let mut to_read: BTreeSet<OwnedEventId> = BTreeSet::new();
         let mut absent: Vec<OwnedEventId> = Vec::new();
@@ -81,11 +108,16 @@ impl Room {
         if !absent.is_empty() {
             return Err(IncomingStop::UnknownAuthEvents(absent));
         }
-        let version = self.version().clone();
+        Ok(Cited { before, auth_events })
+    }
+
+    /// Judges which auth events an event names, and gives the state that they make.
+    pub(super) fn authorized_by(&self, event: &Pdu, auth_events: &[Arc<Pdu>]) -> Result<StateMap, NotAuthorized> {
+        let version = self.version();
         let find = |id: &EventId| {
             auth_events.iter().chain(self.state().create()).find(|auth_event| auth_event.event_id() == id).cloned()
         };
-        authorize_by_shape(&version, event, find).map_err(IncomingStop::NotAuthorized)?;
+        authorize_by_shape(version, event, find)?;
         let mut state_of_auth_events: StateMap = auth_events.iter().cloned().collect();
         if version.room_id_is_create_hash()
             && let Some(create) = self.state().create()
@@ -93,10 +125,7 @@ impl Room {
             // Implied by the room id, so never among the auth events.
             state_of_auth_events.insert(create.clone());
         }
-        authorize(&state_of_auth_events).map_err(IncomingStop::Refused)?;
-        authorize(before.state()).map_err(IncomingStop::Refused)?;
-        authorize(self.state()).map_err(IncomingStop::Refused)?;
-        Ok(before)
+        Ok(state_of_auth_events)
     }
 
     /// What becomes of the current state with a judged event.

@@ -1,16 +1,16 @@
 //! From storage to memory: how an actor starts.
 //! May not: judge again what was accepted once.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::{RoomId, events::room::member::MembershipState};
+use ruma::{OwnedUserId, RoomId, UserId};
 use thiserror::Error;
 use vestibule_protocol::{
     room_graph::{Extremity, RoomGraph, StateNode},
     room_version::RoomVersion,
     state::StateMap,
 };
-use vestibule_storage::error::StorageError;
+use vestibule_storage::{error::StorageError, room::OutOfBand};
 
 use super::{RoomContext, apply::count_members, gather::state_at, memory::Room};
 
@@ -28,10 +28,18 @@ pub(crate) enum LoadError {
     NotDone,
 }
 
-/// Loads a room; `None` when it is not stored.
-pub(crate) async fn load(context: Arc<RoomContext>, room_id: &RoomId) -> Result<Option<Room>, LoadError> {
+/// Out-of-band memberships read at once. Ours.
+const OUT_OF_BAND_PER_READ: usize = 1_000;
+
+/// Loads a room. One that is not stored is made out of band if `elsewhere` says of which version it is; else `None`.
+pub(crate) async fn load(
+    context: Arc<RoomContext>,
+    room_id: &RoomId,
+    elsewhere: Option<RoomVersion>,
+) -> Result<Option<Room>, LoadError> {
+    let out_of_band = out_of_band(&context, room_id).await?;
     let Some(snapshot) = context.stores.rooms.snapshot(room_id).await? else {
-        return Ok(None);
+        return Ok(elsewhere.map(|version| Room::out_of_band(room_id.to_owned(), context, version, out_of_band)));
     };
     let version = RoomVersion::lookup(&snapshot.row.room_version)
         .ok_or_else(|| LoadError::UnknownVersion(snapshot.row.room_version.clone()))?;
@@ -65,11 +73,28 @@ pub(crate) async fn load(context: Arc<RoomContext>, room_id: &RoomId) -> Result<
     }
     let mut room = Room::new(room_id.to_owned(), context, graph, snapshot.next_order);
     room.counts = count_members(room.state());
-    let is_local = |user: &ruma::OwnedUserId| user.server_name() == room.context.identity.server_name();
-    let joined = room.state().users_with(&MembershipState::Join);
-    room.local_joined = u64::try_from(joined.iter().filter(|user| is_local(user)).count()).unwrap_or(u64::MAX);
+    room.count_joined();
+    room.out_of_band = out_of_band;
     for (user_id, knock) in snapshot.knocks {
         room.pending.insert(user_id, knock.since);
     }
     Ok(Some(room))
+}
+
+/// What local users are to the room while this server is not in it.
+async fn out_of_band(
+    context: &RoomContext,
+    room_id: &RoomId,
+) -> Result<BTreeMap<OwnedUserId, OutOfBand>, StorageError> {
+    let mut found = BTreeMap::new();
+    loop {
+        let last: Option<&UserId> = found.keys().next_back().map(|user: &OwnedUserId| &**user);
+        let after = last.map(|user| (room_id, user));
+        let rows = context.stores.rooms.out_of_band(Some(room_id), after, OUT_OF_BAND_PER_READ).await?;
+        let is_last = rows.len() < OUT_OF_BAND_PER_READ;
+        found.extend(rows.into_iter().map(|row| (row.user_id, row.out_of_band)));
+        if is_last {
+            return Ok(found);
+        }
+    }
 }

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName, events::StateEventType};
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, events::StateEventType,
+    events::room::member::MembershipState,
+};
 use serde_json::value::RawValue;
 use vestibule_protocol::{
     clock::UnixMillis,
@@ -18,7 +21,7 @@ use vestibule_protocol::{
     state::{StateMap, stripped},
     stream::TimelineOrder,
 };
-use vestibule_storage::room::{ClientTransaction, MemberCounts};
+use vestibule_storage::room::{ClientTransaction, MemberCounts, OutOfBand, RoomOrigin};
 
 use super::{
     RoomContext,
@@ -38,6 +41,26 @@ pub struct ShownState {
     pub stripped: Vec<Box<RawValue>>,
 }
 
+/// Where a room is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Residency {
+    /// Storage has it.
+    Stored,
+    /// It is not stored; local users have out-of-band memberships in it.
+    OutOfBand,
+    /// It was not stored; the commit of this turn makes it so.
+    Arriving,
+}
+
+/// Which way a user went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coming {
+    /// Joined.
+    In,
+    /// Left in whatever way.
+    Out,
+}
+
 /// One room in memory. Messages get it for the length of a turn.
 pub struct Room {
     pub(super) room_id: OwnedRoomId,
@@ -46,8 +69,14 @@ pub struct Room {
     pub(super) pending: PendingKnocks,
     pub(super) acl: ServerAcl,
     pub(super) counts: MemberCounts,
-    /// Users of this server who are in the room. None: our copy is dead.
-    pub(super) local_joined: u64,
+    /// Joined users by their server. None of ours: our copy is dead.
+    joined_by_server: BTreeMap<OwnedServerName, u64>,
+    /// What local users are to the room while this server is not in it.
+    pub(super) out_of_band: BTreeMap<OwnedUserId, OutOfBand>,
+    /// Knocks elsewhere that stood before one that is being sent.
+    pub(super) knock_before: BTreeMap<OwnedUserId, OutOfBand>,
+    /// Whether storage has the room. If not, only out-of-band memberships are kept of it.
+    residency: Residency,
     pub(super) next_order: TimelineOrder,
     shown: Option<Arc<ShownState>>,
     transactions: BTreeMap<ClientTransaction, OwnedEventId>,
@@ -69,7 +98,10 @@ impl Room {
             pending: PendingKnocks::default(),
             acl: ServerAcl::absent(),
             counts: MemberCounts::default(),
-            local_joined: 0,
+            joined_by_server: BTreeMap::new(),
+            out_of_band: BTreeMap::new(),
+            knock_before: BTreeMap::new(),
+            residency: Residency::Stored,
             next_order,
             shown: None,
             transactions: BTreeMap::new(),
@@ -78,6 +110,75 @@ impl Room {
         };
         room.compile_acl();
         room
+    }
+
+    /// A room that is not stored: nothing of it is known but what local users are to it.
+    pub(super) fn out_of_band(
+        room_id: OwnedRoomId,
+        context: Arc<RoomContext>,
+        version: RoomVersion,
+        memberships: BTreeMap<OwnedUserId, OutOfBand>,
+    ) -> Self {
+        let graph = RoomGraph::empty(version, context.core_seed);
+        let mut room = Self::new(room_id, context, graph, TimelineOrder(1));
+        room.residency = Residency::OutOfBand;
+        room.out_of_band = memberships;
+        room
+    }
+
+    /// Whether storage has the room.
+    pub(crate) fn residency(&self) -> Residency {
+        self.residency
+    }
+
+    /// What the next commit of this room is to storage.
+    pub(super) fn origin_of_commit(&mut self) -> RoomOrigin {
+        match self.residency {
+            Residency::Stored => RoomOrigin::Existing,
+            Residency::OutOfBand => RoomOrigin::OutOfBand,
+            Residency::Arriving => {
+                self.residency = Residency::Stored;
+                RoomOrigin::Created
+            }
+        }
+    }
+
+    /// Starts anew on a graph that came from another server. What is derived from the state is counted anew; the outbox and
+    /// the out-of-band memberships stay.
+    pub(super) fn replace_graph(&mut self, graph: RoomGraph) {
+        self.graph = graph;
+        if self.residency == Residency::OutOfBand {
+            self.residency = Residency::Arriving;
+        }
+        self.shown = None;
+        self.paths_reported = PathCounts::default();
+        self.compile_acl();
+        self.count_joined();
+    }
+
+    /// Counts joined users by server, from the whole state: when a room is loaded or replaced.
+    pub(super) fn count_joined(&mut self) {
+        self.joined_by_server.clear();
+        for user_id in self.state().users_with(&MembershipState::Join) {
+            self.joined(user_id.server_name(), Coming::In);
+        }
+    }
+
+    /// One user of a server came or went.
+    pub(super) fn joined(&mut self, server: &ServerName, coming: Coming) {
+        let count = self.joined_by_server.entry(server.to_owned()).or_insert(0);
+        *count = match coming {
+            Coming::In => count.saturating_add(1),
+            Coming::Out => count.saturating_sub(1),
+        };
+        if *count == 0 {
+            self.joined_by_server.remove(server);
+        }
+    }
+
+    /// The servers with joined users.
+    pub(super) fn joined_servers(&self) -> impl Iterator<Item = &OwnedServerName> {
+        self.joined_by_server.keys()
     }
 
     /// The room.
@@ -102,7 +203,12 @@ impl Room {
 
     /// Whether somebody of this server is in the room.
     pub fn is_lived_in(&self) -> bool {
-        self.local_joined > 0
+        self.joined_by_server.contains_key(self.context.identity.server_name())
+    }
+
+    /// Whether others are in the room and nobody of ours: then what we hold of it may be old, and they decide.
+    pub(super) fn is_lived_in_elsewhere(&self) -> bool {
+        !self.is_lived_in() && !self.joined_by_server.is_empty()
     }
 
     /// Our wall clock.

@@ -445,6 +445,37 @@ pub enum TemplateRefusal {
     BadAuthorisedVia,
 }
 
+/// Why a knock on a room of another server is not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum KnockElsewhereRefusal {
+    /// This server is in the room: the knock is the room's to judge.
+    #[error("this server is in the room")]
+    LivedIn,
+    /// The user is invited: accept the invite instead.
+    #[error("the user is invited already")]
+    AlreadyInvited,
+}
+
+/// Why what another server answered to our join does not make its room ours.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ImportRefusal {
+    /// There is no create event in it, or none that the rules allow.
+    #[error("the state has no create event")]
+    NoCreateEvent,
+    /// The rules do not allow the join in that state.
+    #[error("the join is not authorized: {reason}")]
+    JoinNotAuthorized {
+        /// For the log.
+        reason: String,
+    },
+    /// It is about another room, or a room of another version.
+    #[error("the join is one of another room")]
+    OtherRoom,
+    /// Somebody of this server joined meanwhile: the join is one event more of a room that we are in.
+    #[error("this server is in the room already")]
+    LivedIn,
+}
+
 /// Why a membership is not changed for a user of this server.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MembershipRefusal {
@@ -457,6 +488,9 @@ pub enum MembershipRefusal {
     /// The one who acts, or the one acted upon, is not in the room.
     #[error("not in the room")]
     NotInRoom,
+    /// Others are in the room and nobody of this server: one of theirs must be asked.
+    #[error("this server is not in the room")]
+    NotResident,
     /// The target is banned.
     #[error("the user is banned")]
     Banned,

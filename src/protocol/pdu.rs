@@ -128,6 +128,26 @@ impl Pdu {
         self
     }
 
+    /// A copy of the event with another standing.
+    pub fn to_standing(&self, standing: Standing) -> Self {
+        Self {
+            event_id: self.event_id.clone(),
+            room_id: self.room_id.clone(),
+            names_room: self.names_room,
+            sender: self.sender.clone(),
+            kind: self.kind.clone(),
+            state_key: self.state_key.clone(),
+            content: self.content.clone(),
+            origin_server_ts: self.origin_server_ts,
+            depth: self.depth,
+            prev_events: self.prev_events.clone(),
+            auth_events: self.auth_events.clone(),
+            redacts: self.redacts.clone(),
+            json: self.json.clone(),
+            standing,
+        }
+    }
+
     /// The event's id.
     pub fn event_id(&self) -> &EventId {
         &self.event_id

@@ -246,6 +246,11 @@ impl RoomGraph {
         self.recent.get(event_id).map(|(event, _)| event)
     }
 
+    /// An event that the graph remembers, and the state before it.
+    pub fn recent(&self, event_id: &EventId) -> Option<(&Arc<Pdu>, &Arc<StateNode>)> {
+        self.recent.get(event_id).map(|(event, before)| (event, before))
+    }
+
     /// All events that the graph remembers.
     pub fn recent_events(&self) -> impl Iterator<Item = &Arc<Pdu>> {
         self.recent.values().map(|(event, _)| event)
@@ -412,6 +417,25 @@ impl RoomGraph {
             arrival,
             no_longer_extremities,
         }
+    }
+
+    /// Remembers an event that is in the graph and not in the room: rejected or soft-failed. Events may cite it; it is no
+    /// forward extremity and leaves the current state alone. Returns the versions of the state to store with it.
+    pub fn set_aside(&mut self, event: Arc<Pdu>, before: &Arc<StateNode>) -> Vec<StateRow> {
+        let mut rows = Vec::new();
+        self.take_unstored(before.version(), &mut rows);
+        self.remember(event, before.clone());
+        rows
+    }
+
+    /// The number that the next version of the state gets.
+    pub fn next_state_version(&self) -> StateVersion {
+        StateVersion(self.next_version)
+    }
+
+    /// The arrival number that the next forward extremity gets.
+    pub fn next_arrival(&self) -> u64 {
+        self.next_arrival
     }
 
     /// A stored state that the graph does not hold, as a node: what an old event that somebody cites stands on.

@@ -94,6 +94,8 @@ impl From<MembershipRefusal> for MatrixError {
         match refusal {
             MembershipRefusal::NotAuthorized { reason } => Self::forbidden(reason),
             MembershipRefusal::NotInRoom => Self::forbidden("not in this room"),
+            // Where a user can go another way, the caller goes it; nobody else is in a room that we are not in.
+            MembershipRefusal::NotResident => Self::room_not_here(),
             MembershipRefusal::Knock(refusal) => refusal.into(),
             MembershipRefusal::Banned => Self::forbidden("banned from this room"),
             MembershipRefusal::TooLarge => Self::too_large("the event is too large"),

@@ -15,7 +15,7 @@ use ruma::events::StateEventType;
 pub(super) use self::door::Link;
 use self::door::{Authorizing, Door, Side, authorizes_all, is_tangled};
 use crate::{
-    pdu::Pdu,
+    pdu::{Pdu, Standing},
     room_version::RoomVersion,
     state::{StateChange, StateKey, StateMap, StateVersion},
 };
@@ -118,6 +118,13 @@ impl StateNode {
         self.core
     }
 
+    /// The same state under another version: for one that was prepared before its number was known.
+    pub fn with_version(self, version: StateVersion) -> Self {
+        let mut named = self.named(version, 0);
+        named.epoch = version;
+        named
+    }
+
     pub(super) fn named(mut self, version: StateVersion, delta_entries: u64) -> Self {
         self.version = version;
         self.delta_entries = delta_entries;
@@ -151,8 +158,9 @@ impl StateNode {
     }
 
     /// The state after an event. It has no version of its own: storage keeps the version before and the event.
+    /// What was rejected changes no state.
     pub(super) fn after(&self, event: &Arc<Pdu>, version: &RoomVersion, seed: u64) -> Self {
-        match event.state_entry() {
+        match event.state_entry().filter(|_| event.standing() != Standing::Rejected) {
             Some(key) => self.with_changes(&[StateChange { key, event: Some(event.clone()) }], version, seed),
             None => self.clone(),
         }

@@ -95,6 +95,7 @@ fn what_our_own_users_ask() {
     check(vec![
         (MembershipRefusal::NotAuthorized { reason: reason() }, 403, "M_FORBIDDEN", "SPEC 2.9"),
         (MembershipRefusal::NotInRoom, 403, "M_FORBIDDEN", "SPEC 2.9"),
+        (MembershipRefusal::NotResident, 404, "M_NOT_FOUND", "SPEC 2.10"),
         (MembershipRefusal::Knock(KnockRefusal::Banned), 403, "M_FORBIDDEN", "SPEC 2.10"),
         (MembershipRefusal::Knock(over_rate()), 429, "M_LIMIT_EXCEEDED", "SPEC 2.10"),
         (MembershipRefusal::Banned, 403, "M_FORBIDDEN", "SPEC 2.4"),

@@ -1,0 +1,100 @@
+//! Takes back a knock elsewhere, or declines an invite from elsewhere: for the user at once, for the other server as soon
+//! as it can be told.
+//! May not: wait for the other server.
+
+use ruma::{
+    CanonicalJsonObject, OwnedUserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use vestibule_protocol::{
+    membership::{MembershipRefusal, handshake::member_content},
+    pdu::event_builder::{BuildRefusal, EventDraft, GraphPlace},
+};
+use vestibule_storage::{
+    outbox::{Delivery, OutboxEntry},
+    room::{Decision, DecisionAction, OutOfBand, Progress},
+};
+
+use super::{Lookups, Room, RoomChange, RoomMessage, Turn};
+
+/// A user of ours has done with a room that we are not in.
+#[derive(Clone, Debug)]
+pub struct LeaveOutOfBand {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// `reason` and the like.
+    pub content: CanonicalJsonObject,
+}
+
+impl RoomMessage for LeaveOutOfBand {
+    type Reply = ();
+    type Refusal = MembershipRefusal;
+    const KIND: &'static str = "leave_out_of_band";
+    const CHANGES: bool = true;
+    const OUT_OF_BAND: bool = true;
+
+    fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
+        let Some(standing) = room.out_of_band.get(&self.user_id).cloned() else {
+            return Turn::Refuse(MembershipRefusal::NotInRoom, Box::default());
+        };
+        let was_knock = match standing.membership {
+            MembershipState::Knock => true,
+            MembershipState::Invite => false,
+            // It has ended before; a repeat does no harm.
+            _ => return Turn::Answer(()),
+        };
+        // Shown to the user alone. What other servers get is built with one of them, which knows the room.
+        let draft = EventDraft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(self.user_id.to_string()),
+            sender: self.user_id.clone(),
+            content: member_content(self.content.clone(), &MembershipState::Leave),
+            redacts: None,
+        };
+        let cited = standing.event.event_id().to_owned();
+        let place = GraphPlace {
+            room_id: Some(room.room_id().to_owned()),
+            prev_events: vec![cited.clone()],
+            auth_events: vec![cited.clone()],
+            depth: standing.event.depth().saturating_add(1),
+            origin_server_ts: lookups.asked_at(),
+        };
+        let event = match draft.build(&place, room.version(), &room.context.identity) {
+            Ok(event) => event,
+            Err(BuildRefusal::TooLarge) => return Turn::Refuse(MembershipRefusal::TooLarge, Box::default()),
+            Err(error) => {
+                let refusal = MembershipRefusal::BadContent { what: error.to_string() };
+                return Turn::Refuse(refusal, Box::default());
+            }
+        };
+        let mut change = RoomChange::default();
+        if let Some(server) = standing.via.first() {
+            change.push_outbox(OutboxEntry {
+                event_id: cited,
+                delivery: Delivery::Leave { user_id: self.user_id.clone() },
+                destinations: [server.clone()].into(),
+            });
+        }
+        if was_knock {
+            change.push_decision(Decision {
+                at: room.now(),
+                room_id: room.room_id().to_owned(),
+                user_id: self.user_id.clone(),
+                origin: self.user_id.server_name().to_owned(),
+                by: Some(self.user_id.clone()),
+                action: DecisionAction::Retracted,
+                reason: event.reason(),
+                event_id: Some(event.event_id().to_owned()),
+            });
+        }
+        let left = OutOfBand {
+            membership: MembershipState::Leave,
+            progress: Progress::Settled,
+            event: event.into(),
+            since: room.now(),
+            ..standing
+        };
+        room.set_out_of_band(self.user_id.clone(), left, &mut change);
+        Turn::Commit(Box::new(change), ())
+    }
+}
