@@ -1,6 +1,7 @@
 //! Who may be in which membership: the decisions of the handshakes and of the client API.
 //! May not: be asked with anything but states that the room's actor holds; nothing is loaded or awaited here.
 
+pub mod answer;
 pub mod change;
 pub mod handshake;
 pub mod invite;

@@ -1,0 +1,108 @@
+//! Which servers must hear of an event that we made, or that was handed to us to be taken into the room.
+//! May not: be asked for events that another server sent on its own; those reach the others without us.
+
+use std::collections::BTreeSet;
+
+use ruma::{OwnedServerName, ServerName, UserId, events::room::member::MembershipState};
+
+use crate::pdu::Pdu;
+
+/// Who is in the room around an event.
+#[derive(Clone, Debug)]
+pub struct Presence<'a> {
+    /// The servers with joined users before it.
+    pub joined_before: &'a BTreeSet<OwnedServerName>,
+    /// The servers with joined users after it.
+    pub joined_after: &'a BTreeSet<OwnedServerName>,
+    /// For a member event: what its target was before it.
+    pub target_before: Option<MembershipState>,
+}
+
+/// The servers that an event goes to: those in the room before or after it, and the server of somebody who is turned out.
+/// `us` is never among them, neither is the server that handed the event to us.
+///
+/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#transactions>; DESIGN section 5 for the answer to a knock.
+pub fn destinations(
+    event: &Pdu,
+    presence: &Presence<'_>,
+    us: &ServerName,
+    handed_by: Option<&ServerName>,
+) -> BTreeSet<OwnedServerName> {
+    let mut servers: BTreeSet<OwnedServerName> = presence.joined_before.union(presence.joined_after).cloned().collect();
+    // Who knocked or is invited has nobody in the room who would hear of a denial, a ban or an invite taken back.
+    servers.extend(server_of_turned_out(event, presence));
+    servers.remove(us);
+    if let Some(handed_by) = handed_by {
+        servers.remove(handed_by);
+    }
+    servers
+}
+
+/// The server of a user who was in the room, invited or knocking, and is not after the event.
+fn server_of_turned_out(event: &Pdu, presence: &Presence<'_>) -> Option<OwnedServerName> {
+    let had_something = matches!(
+        presence.target_before,
+        Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock)
+    );
+    let is_gone = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
+    if !had_something || !is_gone {
+        return None;
+    }
+    event.state_key().and_then(|target| UserId::parse(target).ok()).map(|target| target.server_name().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::RoomVersionId;
+
+    use super::*;
+    use crate::fixture::{ALICE, BOB, CAROL, EventSpec, RoomFixture};
+
+    const US: &str = "resident.test";
+
+    fn names(servers: &[&str]) -> BTreeSet<OwnedServerName> {
+        servers.iter().map(|name| OwnedServerName::try_from(*name).unwrap()).collect()
+    }
+
+    #[test]
+    fn an_event_goes_to_the_servers_of_the_table() {
+        use MembershipState::{Ban, Invite, Join, Knock, Leave};
+        let member = |sender: &str, target: &str, membership| EventSpec::member(sender, target, &membership);
+        let (peer, third) = ("peer.test", "third.test");
+        // Event, servers in the room before and after, the target's membership before, who handed it to us, who hears of it.
+        let table: [(EventSpec, &[&str], &[&str], Option<MembershipState>, Option<&str>, &[&str]); 16] = [
+            (EventSpec::message(ALICE, "hi"), &[US], &[US], None, None, &[]),
+            (EventSpec::message(ALICE, "hi"), &[US, peer, third], &[US, peer, third], None, None, &[peer, third]),
+            // A knock that peer.test handed in: the others hear of it, its own server does not, neither now nor later.
+            (member(BOB, BOB, Knock), &[US, third], &[US, third], Some(Leave), Some(peer), &[third]),
+            (EventSpec::message(ALICE, "hi"), &[US, third], &[US, third], Some(Knock), None, &[third]),
+            // A join that peer.test handed in.
+            (member(BOB, BOB, Join), &[US, third], &[US, peer, third], Some(Invite), Some(peer), &[third]),
+            // Invites are delivered on their own road; the room's servers hear of them here.
+            (member(ALICE, BOB, Invite), &[US, third], &[US, third], Some(Knock), None, &[third]),
+            // A knock turned down, a knocker banned, an invite taken back: the target's server hears of it too.
+            (member(ALICE, BOB, Leave), &[US, third], &[US, third], Some(Knock), None, &[peer, third]),
+            (member(ALICE, BOB, Ban), &[US], &[US], Some(Knock), None, &[peer]),
+            (member(ALICE, BOB, Leave), &[US], &[US], Some(Invite), None, &[peer]),
+            (member(ALICE, BOB, Ban), &[US], &[US], Some(Invite), None, &[peer]),
+            // The last user of a server is kicked: it was in the room before.
+            (member(ALICE, BOB, Leave), &[US, peer], &[US], Some(Join), None, &[peer]),
+            // The last user of a server leaves through us.
+            (member(BOB, BOB, Leave), &[US, third], &[US, third], Some(Knock), Some(peer), &[third]),
+            // Somebody who has nothing to do with the room is banned, or unbanned: no stranger hears of it.
+            (member(ALICE, BOB, Ban), &[US, third], &[US, third], Some(Leave), None, &[third]),
+            (member(ALICE, BOB, Ban), &[US, third], &[US, third], None, None, &[third]),
+            (member(ALICE, BOB, Leave), &[US, third], &[US, third], Some(Ban), None, &[third]),
+            // Users of ours are no server's business but the room's.
+            (member(ALICE, "@dan:resident.test", Ban), &[US, third], &[US, third], Some(Knock), None, &[third]),
+        ];
+        let mut room = RoomFixture::knockable(RoomVersionId::V11).join(CAROL).build();
+        for (spec, before, after, target_before, handed_by, expected) in table {
+            let event = room.make_upon(spec, &room.state().clone());
+            let presence = Presence { joined_before: &names(before), joined_after: &names(after), target_before };
+            let handed_by = handed_by.map(|name| <&ServerName>::try_from(name).unwrap());
+            let found = destinations(&event, &presence, US.try_into().unwrap(), handed_by);
+            assert_eq!(found, names(expected), "{event:?}, {presence:?}");
+        }
+    }
+}
