@@ -25,6 +25,7 @@ pub use crate::{
         begin_knock::BeginKnock,
         change_membership::ChangeMembership,
         check_door::CheckDoor,
+        check_reader::{CheckReader, Protection},
         create_room::{CreateRoom, InitialEvent},
         import_join::JoinAnswer,
         leave_out_of_band::LeaveOutOfBand,

@@ -13,6 +13,7 @@ mod apply;
 pub mod begin_knock;
 pub mod change_membership;
 pub mod check_door;
+pub mod check_reader;
 pub mod create_room;
 mod draft;
 mod gather;

@@ -10,6 +10,7 @@ pub mod x_matrix;
 
 pub use self::{
     access_token::Caller,
+    body::BodyBytesMax,
     client_address::ClientAddress,
     path::PathArguments,
     ruma_request::{Ruma, answer},

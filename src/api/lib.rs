@@ -14,6 +14,7 @@ pub mod error;
 pub mod extract;
 pub mod listener;
 pub mod rate_limit;
+pub mod restricted_join;
 pub mod server_server;
 pub mod state;
 mod well_known;

@@ -1,15 +1,25 @@
 //! What other servers ask of us. One URL, one file.
 //! May not: serve clients, or answer an unsigned request where the specification asks for a signature.
 
+mod auth_chain;
+mod backfill;
+mod event;
+mod event_auth;
+mod get_missing_events;
+mod graph_walk;
 mod handshake;
 mod key_server;
 mod make_knock;
 mod make_leave;
+mod pdu_text;
 mod query_directory;
 mod query_profile;
 mod raw_query;
+mod readers;
 mod send_knock;
 mod send_leave;
+mod state;
+mod state_ids;
 mod version;
 
 use actix_web::web::ServiceConfig;
@@ -22,6 +32,12 @@ pub fn routes(config: &mut ServiceConfig) {
     send_knock::routes(config);
     make_leave::routes(config);
     send_leave::routes(config);
+    state_ids::routes(config);
+    state::routes(config);
+    event::routes(config);
+    event_auth::routes(config);
+    backfill::routes(config);
+    get_missing_events::routes(config);
     query_profile::routes(config);
     query_directory::routes(config);
 }

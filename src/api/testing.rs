@@ -335,6 +335,11 @@ impl Peer {
         TestRequest::put().uri(uri).insert_header((AUTHORIZATION, authorization)).set_payload(body.to_string())
     }
 
+    pub(crate) fn post(&self, uri: &str, body: &Value) -> TestRequest {
+        let authorization = self.authorization(&Method::POST, uri, "us.test", Some(body));
+        TestRequest::post().uri(uri).insert_header((AUTHORIZATION, authorization)).set_payload(body.to_string())
+    }
+
     /// Hashes and signs an event; its id and its JSON.
     pub(crate) fn sign(&self, event: Value, version: RoomVersionId) -> (String, Value) {
         let version = RoomVersion::lookup(&version).unwrap();

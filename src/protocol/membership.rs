@@ -247,6 +247,20 @@ pub enum LeaveRefusal {
     },
 }
 
+/// Why another server may not read a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReadRefusal {
+    /// Nobody of this server is in the room any more.
+    #[error("nobody of this server is in the room")]
+    ServerNotInRoom,
+    /// Nobody of the server that wants to read is in the room; who knocks or is invited is not.
+    #[error("nobody of the reading server is in the room")]
+    ReaderNotInRoom,
+    /// The room's ACL denies the server.
+    #[error("the server is denied by the room's ACL")]
+    ServerDenied,
+}
+
 /// Why another server's user cannot join.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum JoinRefusal {

@@ -15,7 +15,6 @@ use vestibule_storage::accounts::AccountChange;
 
 use super::{
     commit::commit,
-    join,
     member_content::{filled_up, profile_content, reason_content},
     paths::each,
     rooms_send::hidden_room,
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     error::MatrixError,
     extract::{Caller, ClientAddress, Ruma, answer},
+    restricted_join::{self, Vouching},
     state::App,
 };
 
@@ -80,7 +80,7 @@ pub async fn change_membership(app: &App, wanted: WantedChange<'_>) -> Result<Ow
         content = filled_up(content, profile_content(&*app.stores.accounts, &target).await?);
     }
     if matches!(change, MembershipChange::Join)
-        && let Some(authorizing) = join::authorizing_user(app, room_id, &target).await?
+        && let Vouching::By(authorizing) = restricted_join::judge(app, room_id, &target).await?
     {
         content.insert("join_authorised_via_users_server".to_owned(), authorizing.as_str().into());
     }

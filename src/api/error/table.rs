@@ -11,7 +11,10 @@ use vestibule_federation::keyring::{KeyError, VerifyRequestError};
 use vestibule_protocol::{
     canonical_json::JsonRefusal,
     clock::UnixMillis,
-    membership::{CreateRefusal, HandshakeRefusal, KnockRefusal, LeaveRefusal, MembershipRefusal, SendRefusal},
+    membership::{
+        CreateRefusal, HandshakeRefusal, InviteRefusal, JoinRefusal, KnockRefusal, LeaveRefusal, MembershipRefusal,
+        ReadRefusal, SendRefusal,
+    },
 };
 use vestibule_storage::{
     commit::{CommitError, Conflict, NoSlot},
@@ -84,6 +87,77 @@ impl From<LeaveRefusal> for MatrixError {
             LeaveRefusal::NotAuthorized { .. } => Self::forbidden("this user may not leave this room"),
             LeaveRefusal::UnknownPrevEvents { .. } => Self::invalid_param("prev_events holds unknown events"),
             LeaveRefusal::UnknownAuthEvents { .. } => Self::invalid_param("auth_events holds unknown events"),
+        }
+    }
+}
+
+/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid> and
+/// <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_joinroomideventid>, SPEC 2.2.
+impl From<JoinRefusal> for MatrixError {
+    fn from(refusal: JoinRefusal) -> Self {
+        match refusal {
+            JoinRefusal::ServerNotInRoom => Self::room_not_here(),
+            JoinRefusal::ServerDenied => Self::forbidden("this server is denied by the room"),
+            JoinRefusal::VersionNotOffered { room_version } => Self::incompatible_room_version(&room_version),
+            JoinRefusal::NotAuthorized { .. } => Self::forbidden("this user may not join this room"),
+            JoinRefusal::UnableToAuthorise => {
+                let words = "this server cannot tell whether the user is in a room whose members may join";
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::UnableToAuthorizeJoin, words)
+            }
+            JoinRefusal::UnableToGrant => {
+                let words = "nobody of this server may vouch for the join";
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::UnableToGrantJoin, words)
+            }
+            JoinRefusal::UnknownPrevEvents { .. } => Self::invalid_param("prev_events holds unknown events"),
+            JoinRefusal::UnknownAuthEvents { .. } => Self::invalid_param("auth_events holds unknown events"),
+            JoinRefusal::TooLarge => Self::too_large("the event is too large"),
+            JoinRefusal::BadContent { what } => Self::bad_json(what),
+        }
+    }
+}
+
+/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid>, SPEC section 6.
+impl From<InviteRefusal> for MatrixError {
+    fn from(refusal: InviteRefusal) -> Self {
+        match refusal {
+            InviteRefusal::TooLarge => Self::too_large("the event is too large"),
+            InviteRefusal::ContentTooLarge => Self::too_large("the content of the event is too large"),
+            InviteRefusal::BadFormat { what } => Self::bad_json(what),
+            InviteRefusal::RoomMismatch => Self::invalid_param("room_id differs from the path"),
+            InviteRefusal::EventIdMismatch => Self::invalid_param("the event's id differs from the path"),
+            InviteRefusal::NotAMemberEvent => Self::invalid_param("type must be m.room.member"),
+            InviteRefusal::NotAStateEvent => Self::invalid_param("the event has no state_key"),
+            InviteRefusal::WrongMembership => Self::invalid_param("membership must be invite"),
+            InviteRefusal::SenderNotOfOrigin => Self::invalid_param("the sender is no user of the calling server"),
+            InviteRefusal::NotOurUser => Self::invalid_param("the invited user is not of this server"),
+            InviteRefusal::TimestampAhead => Self::invalid_param("origin_server_ts lies too far ahead"),
+            InviteRefusal::SignatureInvalid { .. } => Self::invalid_param("the event's signature does not verify"),
+            InviteRefusal::NoCreateEvent => Self::missing_param("invite_room_state lacks the create event"),
+            InviteRefusal::BadInviteState { what } => Self::invalid_param(format!("invite_room_state: {what}")),
+            InviteRefusal::VersionNotKnown { room_version } => {
+                let words = "rooms of this version are not known here";
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::IncompatibleRoomVersion, words)
+                    .with("room_version", room_version.as_str())
+            }
+            InviteRefusal::NoSuchUser => Self::not_found("no such user"),
+            InviteRefusal::AlreadyJoined => Self::forbidden("this user is in the room already"),
+            InviteRefusal::Banned => Self::forbidden("this user is banned from the room"),
+            InviteRefusal::ServerDenied => Self::forbidden("this server is denied by the room"),
+            InviteRefusal::NotCosigned { why } => {
+                log::error!(error = why; "an invite cannot be signed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+/// SECURITY V11 and V42.
+impl From<ReadRefusal> for MatrixError {
+    fn from(refusal: ReadRefusal) -> Self {
+        match refusal {
+            ReadRefusal::ServerNotInRoom => Self::room_not_here(),
+            ReadRefusal::ReaderNotInRoom => Self::forbidden("this server is not in the room"),
+            ReadRefusal::ServerDenied => Self::forbidden("this server is denied by the room"),
         }
     }
 }

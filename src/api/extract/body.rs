@@ -17,11 +17,32 @@ use crate::error::MatrixError;
 /// Bytes of a JSON body. Source: SECURITY T21.
 pub const JSON_BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// Bytes of the body of `send_knock` and `send_leave`: one event. Source: SECURITY T21.
+/// Bytes of a signed body that is one event: `send_knock`, `send_join`, `send_leave`. Source: SECURITY T21.
 pub const EVENT_BODY_BYTES_MAX: usize = 128 * 1024;
+
+/// Bytes of a transaction's body: 200 times the largest event. Source: SECURITY T21.
+pub const TRANSACTION_BODY_BYTES_MAX: usize = 200 * 64 * 1024;
 
 /// From the head to the last byte of a JSON body. Source: SECURITY T20.
 pub const JSON_BODY_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How large a signed body of an endpoint may be. Stands at its route; an endpoint that says nothing takes one event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyBytesMax(pub usize);
+
+impl BodyBytesMax {
+    /// One event.
+    pub const EVENT: Self = Self(EVENT_BODY_BYTES_MAX);
+    /// Any other JSON.
+    pub const JSON: Self = Self(JSON_BODY_BYTES_MAX);
+    /// A transaction.
+    pub const TRANSACTION: Self = Self(TRANSACTION_BODY_BYTES_MAX);
+
+    /// What the request's route says.
+    pub fn of_request(request: &HttpRequest) -> Self {
+        request.app_data::<Self>().copied().unwrap_or(Self::EVENT)
+    }
+}
 
 /// Reads a whole body of at most `bytes_max`. What the sender's headers say is used to refuse early only.
 ///

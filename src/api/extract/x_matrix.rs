@@ -21,7 +21,7 @@ use vestibule_protocol::canonical_json;
 pub use self::header::{Credentials, HeaderError};
 use super::{
     ClientAddress,
-    body::{self, EVENT_BODY_BYTES_MAX},
+    body::{self, BodyBytesMax},
 };
 use crate::{error::MatrixError, state::App};
 
@@ -47,7 +47,7 @@ impl Signed {
 
     async fn of_request(request: HttpRequest, payload: Payload) -> Result<Self, MatrixError> {
         let app = request.app_data::<Data<App>>().ok_or_else(MatrixError::internal)?;
-        let bytes = body::read(&request, payload, EVENT_BODY_BYTES_MAX).await?;
+        let bytes = body::read(&request, payload, BodyBytesMax::of_request(&request).0).await?;
         let has_body = [Method::PUT, Method::POST].contains(request.method()) || !bytes.is_empty();
         let content = if has_body { Some(canonical_json::parse_object(&bytes)?) } else { None };
         let credentials = credentials(&request).map_err(MatrixError::unauthorized)?;

@@ -1,9 +1,14 @@
 //! What `make_*` and `send_*` share: refusals at the door, the keys of an event, and what is worth waiting for.
 //! May not: decide about membership.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use ruma::{OwnedServerSigningKeyId, RoomId, ServerName, ServerSigningKeyId, signatures::PublicKeyMap};
+use ruma::{
+    OwnedServerName, OwnedServerSigningKeyId, RoomId, ServerName, ServerSigningKeyId, signatures::PublicKeyMap,
+};
 use vestibule_actors::{AskError, CheckDoor};
 use vestibule_protocol::{
     membership::{
@@ -113,19 +118,28 @@ pub(super) async fn keys_of_event(
     shape: &HandshakeShape,
     expected: &Handshake<'_>,
 ) -> Result<PublicKeyMap, HandshakeRefusal> {
-    let event: &Pdu = shape.pdu();
-    let enforce_validity = expected.version.rules().enforce_key_validity;
+    Ok(keys_of_signers(app, shape.required_signatures()?, shape.pdu(), expected.version).await)
+}
+
+/// The same for any event, from what its shape says about who must have signed it.
+pub(super) async fn keys_of_signers(
+    app: &App,
+    signers: BTreeMap<OwnedServerName, BTreeSet<String>>,
+    event: &Pdu,
+    version: &RoomVersion,
+) -> PublicKeyMap {
+    let enforce_validity = version.rules().enforce_key_validity;
     let mut keys = PublicKeyMap::new();
-    for (server, names) in shape.required_signatures()? {
+    for (server, names) in signers {
         let key_ids: Vec<OwnedServerSigningKeyId> =
             names.into_iter().filter_map(|name| ServerSigningKeyId::parse(name).ok()).collect();
         let key_ids: Vec<&ServerSigningKeyId> = key_ids.iter().map(|key_id| &**key_id).collect();
-        let found =
-            app.keyring.keys_for_event(&server, &key_ids, event.origin_server_ts(), enforce_validity, expected.now);
+        let now = app.clock.now();
+        let found = app.keyring.keys_for_event(&server, &key_ids, event.origin_server_ts(), enforce_validity, now);
         match found.await {
             Ok(found) => keys.extend(found),
             Err(error) => log::debug!(origin:% = server, error:%; "no key for an event"),
         }
     }
-    Ok(keys)
+    keys
 }

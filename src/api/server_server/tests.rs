@@ -1,5 +1,7 @@
 //! Handshakes end to end: a peer that signs, real rooms, the reference store.
 
+mod reads;
+
 use actix_web::{
     http::{Method, header::AUTHORIZATION},
     test::{TestRequest, init_service},

@@ -91,6 +91,69 @@ fn leaves() {
 }
 
 #[test]
+fn joins() {
+    check(vec![
+        (JoinRefusal::ServerNotInRoom, 404, "M_NOT_FOUND", "SS make_join"),
+        (JoinRefusal::ServerDenied, 403, "M_FORBIDDEN", "SPEC 2.11"),
+        (
+            JoinRefusal::VersionNotOffered { room_version: RoomVersionId::V10 },
+            400,
+            "M_INCOMPATIBLE_ROOM_VERSION",
+            "SS make_join",
+        ),
+        (JoinRefusal::NotAuthorized { reason: reason() }, 403, "M_FORBIDDEN", "SS make_join"),
+        (JoinRefusal::UnableToAuthorise, 400, "M_UNABLE_TO_AUTHORISE_JOIN", "SS make_join"),
+        (JoinRefusal::UnableToGrant, 400, "M_UNABLE_TO_GRANT_JOIN", "SS make_join"),
+        (JoinRefusal::UnknownPrevEvents { event_ids: unknown_events() }, 400, "M_INVALID_PARAM", "SS send_join"),
+        (JoinRefusal::UnknownAuthEvents { event_ids: unknown_events() }, 400, "M_INVALID_PARAM", "SS send_join"),
+        (JoinRefusal::TooLarge, 413, "M_TOO_LARGE", "V52"),
+        (JoinRefusal::BadContent { what: "x".to_owned() }, 400, "M_BAD_JSON", "SS send_join"),
+    ]);
+}
+
+#[test]
+fn invites() {
+    check(vec![
+        (InviteRefusal::TooLarge, 413, "M_TOO_LARGE", "V52"),
+        (InviteRefusal::ContentTooLarge, 413, "M_TOO_LARGE", "SECURITY T4"),
+        (InviteRefusal::BadFormat { what: "x".to_owned() }, 400, "M_BAD_JSON", "SPEC 2.6"),
+        (InviteRefusal::RoomMismatch, 400, "M_INVALID_PARAM", "V02"),
+        (InviteRefusal::EventIdMismatch, 400, "M_INVALID_PARAM", "V02"),
+        (InviteRefusal::NotAMemberEvent, 400, "M_INVALID_PARAM", "V02"),
+        (InviteRefusal::NotAStateEvent, 400, "M_INVALID_PARAM", "V02"),
+        (InviteRefusal::WrongMembership, 400, "M_INVALID_PARAM", "V02"),
+        (InviteRefusal::SenderNotOfOrigin, 400, "M_INVALID_PARAM", "V02"),
+        (InviteRefusal::NotOurUser, 400, "M_INVALID_PARAM", "V02"),
+        (InviteRefusal::TimestampAhead, 400, "M_INVALID_PARAM", "SECURITY T13"),
+        (InviteRefusal::SignatureInvalid { why: reason() }, 400, "M_INVALID_PARAM", "V03"),
+        (InviteRefusal::NoCreateEvent, 400, "M_MISSING_PARAM", "V12"),
+        (InviteRefusal::BadInviteState { what: "x".to_owned() }, 400, "M_INVALID_PARAM", "V12"),
+        (
+            InviteRefusal::VersionNotKnown { room_version: RoomVersionId::V1 },
+            400,
+            "M_INCOMPATIBLE_ROOM_VERSION",
+            "SPEC 6",
+        ),
+        (InviteRefusal::NoSuchUser, 404, "M_NOT_FOUND", "SS invite"),
+        (InviteRefusal::AlreadyJoined, 403, "M_FORBIDDEN", "SS invite"),
+        (InviteRefusal::Banned, 403, "M_FORBIDDEN", "SS invite"),
+        (InviteRefusal::ServerDenied, 403, "M_FORBIDDEN", "SPEC 2.11"),
+        (InviteRefusal::NotCosigned { why: reason() }, 500, "M_UNKNOWN", "D32"),
+    ]);
+    let told = MatrixError::from(InviteRefusal::VersionNotKnown { room_version: RoomVersionId::V1 });
+    assert_eq!(told.body()["room_version"], "1");
+}
+
+#[test]
+fn reads_of_other_servers() {
+    check(vec![
+        (ReadRefusal::ServerNotInRoom, 404, "M_NOT_FOUND", "V42"),
+        (ReadRefusal::ReaderNotInRoom, 403, "M_FORBIDDEN", "V11"),
+        (ReadRefusal::ServerDenied, 403, "M_FORBIDDEN", "SPEC 2.11"),
+    ]);
+}
+
+#[test]
 fn what_our_own_users_ask() {
     check(vec![
         (MembershipRefusal::NotAuthorized { reason: reason() }, 403, "M_FORBIDDEN", "SPEC 2.9"),

@@ -1,0 +1,81 @@
+//! Answers made of events: their canonical texts are joined as they are, never parsed or written again.
+//! May not: choose which events are sent.
+
+use actix_web::{HttpResponse, http::header::ContentType};
+use ruma::canonical_json::redact;
+use serde_json::json;
+use vestibule_protocol::{pdu::Pdu, room_version::RoomVersion};
+
+use crate::state::App;
+
+/// A JSON array of texts that are JSON.
+pub(super) fn array<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut array = String::from("[");
+    for text in texts {
+        if array.len() > 1 {
+            array.push(',');
+        }
+        array.push_str(text);
+    }
+    array.push(']');
+    array
+}
+
+/// A JSON object of texts that are JSON. The keys are ours and need no escapes.
+pub(super) fn object(fields: &[(&str, &str)]) -> String {
+    let mut object = String::from("{");
+    for (key, text) in fields {
+        if object.len() > 1 {
+            object.push(',');
+        }
+        object.push('"');
+        object.push_str(key);
+        object.push_str("\":");
+        object.push_str(text);
+    }
+    object.push('}');
+    object
+}
+
+/// An answer whose body is written already.
+pub(super) fn answer(body: String) -> HttpResponse {
+    HttpResponse::Ok().insert_header(ContentType::json()).body(body)
+}
+
+/// Events in the form of a transaction of ours.
+///
+/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1backfillroomid>
+pub(super) fn transaction<'a>(app: &App, events: impl IntoIterator<Item = &'a str>) -> HttpResponse {
+    let origin = json!(app.server_name()).to_string();
+    let origin_server_ts = app.clock.now().0.to_string();
+    let pdus = array(events);
+    answer(object(&[("origin", &origin), ("origin_server_ts", &origin_server_ts), ("pdus", &pdus)]))
+}
+
+/// The event without what a redaction takes away; hashes and signatures stay, and stay valid. `None`: the text was damaged.
+pub(super) fn redacted(event: &Pdu, version: &RoomVersion) -> Option<String> {
+    let object = event.to_object().ok()?;
+    let redacted = redact(object, &version.rules().redaction, None).ok()?;
+    serde_json::to_string(&redacted).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_joined_to_json() {
+        for (texts, expected) in [
+            (vec![], json!([])),
+            (vec![r#"{"a":1}"#], json!([{ "a": 1 }])),
+            (vec!["1", r#""x""#, "[]"], json!([1, "x", []])),
+        ] {
+            assert_eq!(serde_json::from_str::<Value>(&array(texts)).unwrap(), expected);
+        }
+        assert_eq!(object(&[]), "{}");
+        let two = object(&[("a", "1"), ("b", &array(["2"]))]);
+        assert_eq!(serde_json::from_str::<Value>(&two).unwrap(), json!({ "a": 1, "b": [2] }));
+    }
+}
