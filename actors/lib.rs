@@ -32,9 +32,12 @@ pub use crate::{
         prepare_join::{JoinTemplate, PrepareJoin},
         prepare_knock::{KnockTemplate, PrepareKnock},
         prepare_leave::{LeaveTemplate, PrepareLeave},
+        receive_answer::ReceiveAnswer,
+        receive_invite::ReceiveInvite,
         receive_outliers::ReceiveOutliers,
         receive_pdu::{ReceivePdu, Received},
         send_event::SendEvent,
+        settle_knock::{KnockOutcome, SettleKnock, Settled},
     },
     sync_notifier::SyncNotifier,
 };

@@ -26,9 +26,12 @@ mod outliers;
 pub mod prepare_join;
 pub mod prepare_knock;
 pub mod prepare_leave;
+pub mod receive_answer;
+pub mod receive_invite;
 pub mod receive_outliers;
 pub mod receive_pdu;
 pub mod send_event;
+pub mod settle_knock;
 #[cfg(test)]
 pub(crate) mod tests;
 

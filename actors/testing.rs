@@ -26,25 +26,26 @@ use vestibule_protocol::{
     clock::{Clock, UnixMillis},
     fixture::{ALICE, EPOCH, canonical, identity, public_keys, user, version},
     membership::{
-        KnockRefusal, LeaveRefusal, MembershipRefusal, SendRefusal,
+        KnockRefusal, LeaveRefusal, MembershipRefusal, ReceiveRefusal, SendRefusal,
         change::MembershipChange,
         handshake::{Handshake, HandshakeKind, HandshakeShape, SignedHandshake, SignedKnock, SignedLeave},
         knock::KnockPolicy,
     },
-    pdu::checks::event_id_of,
+    pdu::checks::{ShapedPdu, VerifiedPdu, event_id_of},
     room_version::RoomVersion,
 };
 use vestibule_storage::{
     Read,
-    commit::{CommitListener, Stores},
+    commit::{Commit, CommitListener, Stores},
     memory::MemoryStorage,
+    outbox::{Delivery, OutboxDone, OutboxRow},
     room::{Decision, Direction, KnockRow, StoredEvent},
 };
 
 use crate::{
     AdmitKnock, AdmitLeave, AdmittedKnock, AskError, ChangeMembership, CpuPool, CreateRoom, InitialEvent,
-    KnockTemplate, LeaveTemplate, PrepareKnock, PrepareLeave, Rooms, RoomsOptions, SendEvent, SourceNetwork,
-    SyncNotifier, gauges::Totals, limits::KnockRates,
+    KnockTemplate, LeaveTemplate, PrepareKnock, PrepareLeave, ReceivePdu, Received, Rooms, RoomsOptions, SendEvent,
+    SourceNetwork, SyncNotifier, gauges::Totals, limits::KnockRates,
 };
 
 /// The name of the server under test.
@@ -119,6 +120,8 @@ impl Clock for ManualClock {
 /// What a [`World`] is made with.
 #[derive(Clone)]
 pub struct Settings {
+    /// The server's name, [`RESIDENT`] unless there are several.
+    pub server_name: OwnedServerName,
     /// `[knock]`.
     pub policy: KnockPolicy,
     /// The rates; off by default.
@@ -138,6 +141,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            server_name: server(RESIDENT),
             policy: KnockPolicy {
                 repeat_after: Duration::from_hours(1),
                 max_pending_per_room: 1_000,
@@ -183,6 +187,11 @@ impl World {
         Self::with(Settings::default())
     }
 
+    /// Another server, with the settings of a fresh installation.
+    pub fn named(server_name: &str) -> Self {
+        Self::with(Settings { server_name: server(server_name), ..Settings::default() })
+    }
+
     /// With these settings.
     pub fn with(settings: Settings) -> Self {
         let notifier = SyncNotifier::default();
@@ -195,7 +204,7 @@ impl World {
         let arbiters = if settings.arbiters.is_empty() { vec![Arbiter::current()] } else { settings.arbiters.clone() };
         let cpu = CpuPool::new(CPU_PERMITS);
         let rooms = Rooms::new(RoomsOptions {
-            identity: Arc::new(identity(server(RESIDENT).as_ref())),
+            identity: Arc::new(identity(&settings.server_name)),
             clock: clock.clone(),
             stores: storage.stores(),
             policy: settings.policy,
@@ -374,6 +383,42 @@ impl World {
         read(self.stores().rooms.pending_knocks(Some(&room.room_id), None, usize::MAX))
     }
 
+    /// The server's name.
+    pub fn server_name(&self) -> &ServerName {
+        &self.settings.server_name
+    }
+
+    /// What is owed to a server, oldest first.
+    pub fn owed_to(&self, server_name: &str) -> Vec<OutboxRow> {
+        read(self.stores().outbox.pending(&server(server_name), None, usize::MAX))
+    }
+
+    /// Hands every event that is owed to another server's transactions over to it, in order; what became of each.
+    pub async fn deliver(&self, to: &Self) -> Vec<Result<Received, AskError<ReceiveRefusal>>> {
+        let destination = to.server_name().to_owned();
+        let mut outcomes = Vec::new();
+        for row in read(self.stores().outbox.pending(&destination, None, usize::MAX)) {
+            if row.delivery == Delivery::Transaction {
+                let event = self.verified(&row.room_id, &row.event_id);
+                let origin = self.server_name().to_owned();
+                outcomes.push(to.rooms.ask(&row.room_id, ReceivePdu { event, origin }).await);
+            }
+            let done = OutboxDone { destination: destination.clone(), places: vec![row.place] };
+            let stores = self.stores();
+            let slot = stores.writer.reserve().expect("a slot is free");
+            stores.writer.enqueue(slot, Commit::OutboxDone(done)).await.expect("no fault was asked for");
+        }
+        outcomes
+    }
+
+    /// A stored event, as another server has it after its checks.
+    pub fn verified(&self, room_id: &RoomId, event_id: &OwnedEventId) -> VerifiedPdu {
+        let stored = read(self.stores().rooms.events(room_id, std::slice::from_ref(event_id)));
+        let event = stored.into_iter().next().flatten().expect("the event is stored").event;
+        let row = read(self.stores().rooms.room(room_id)).expect("the room is stored");
+        verified(event.to_object().expect("a stored event is an object"), &version(&row.room_version))
+    }
+
     /// The audit rows, oldest first.
     pub fn decisions(&self) -> Vec<Decision> {
         let newest_first = read(self.stores().rooms.decisions(None, usize::MAX));
@@ -421,6 +466,14 @@ impl TestRoom {
         let shape = HandshakeShape::parse(event, &expected).expect("the event has the right structure");
         shape.verify(&public_keys([&*origin])).expect("the signature verifies")
     }
+}
+
+/// An event after the checks of everybody who receives it: format, signature of its sender's server, hash.
+pub fn verified(event: CanonicalJsonObject, version: &RoomVersion) -> VerifiedPdu {
+    let shaped = ShapedPdu::parse(event, version).expect("the event has the right format");
+    let signers = shaped.required_signatures().expect("the event says who signs it");
+    let keys = public_keys(signers.keys().map(|server_name| &**server_name));
+    shaped.verify(&keys).expect("the signatures verify")
 }
 
 /// Puts a value into an event.

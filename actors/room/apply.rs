@@ -14,6 +14,7 @@ use ruma::{
 use serde::Deserialize;
 use vestibule_protocol::{
     pdu::{Pdu, Standing},
+    recipients::{Presence, destinations},
     room_graph::{EntryChange, Placement, StateNode, StateRow},
     room_version::RoomVersion,
     state::{StateChange, StateKey, StateMap, StateVersion},
@@ -272,8 +273,6 @@ impl Room {
 
     /// Puts an event into the outbox for every server that must have it.
     ///
-    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#transactions>. Whoever asked to be let in, or was invited,
-    /// hears of the answer even if nobody of that server is in the room: our extension (SPEC 2.8).
     fn pass_on(
         &self,
         event: &Pdu,
@@ -288,26 +287,24 @@ impl Room {
             Source::Ours => None,
             Source::HandedBy(server) => Some(server),
         };
-        let mut destinations = joined_before;
-        destinations.extend(self.joined_servers().cloned());
         let target = event.state_key().filter(|_| *event.kind() == TimelineEventType::RoomMember);
-        let target = target.and_then(|user_id| UserId::parse(user_id).ok()).filter(|user| user.server_name() != us);
-        if let Some(target) = target.filter(|target| *target != event.sender()) {
-            let server = target.server_name().to_owned();
-            let had_a_tie = before.membership(&target) != MembershipState::Leave;
-            match event.membership() {
-                Some(MembershipState::Leave | MembershipState::Ban) if had_a_tie => {
-                    destinations.insert(server);
-                }
-                Some(MembershipState::Invite) if *source == Source::Ours => change.outbox.push(OutboxEntry {
-                    event_id: event.event_id().to_owned(),
-                    delivery: Delivery::Invite,
-                    destinations: [server].into(),
-                }),
-                _ => {}
-            }
+        let target = target.and_then(|user_id| UserId::parse(user_id).ok());
+        let invited = target.as_ref().filter(|user| user.server_name() != us);
+        if let Some(invited) = invited.filter(|_| event.membership() == Some(MembershipState::Invite))
+            && *source == Source::Ours
+        {
+            change.outbox.push(OutboxEntry {
+                event_id: event.event_id().to_owned(),
+                delivery: Delivery::Invite,
+                destinations: [invited.server_name().to_owned()].into(),
+            });
         }
-        destinations.retain(|server| server != us && Some(server) != handed_by);
+        let presence = Presence {
+            joined_before: &joined_before,
+            joined_after: &self.joined_servers().cloned().collect(),
+            target_before: target.map(|target| before.membership(&target)),
+        };
+        let destinations = destinations(event, &presence, us, handed_by.map(|server| &**server));
         if !destinations.is_empty() {
             let event_id = event.event_id().to_owned();
             change.outbox.push(OutboxEntry { event_id, delivery: Delivery::Transaction, destinations });

@@ -99,7 +99,9 @@ fn judge_in_order(
 ) -> BTreeMap<OwnedEventId, Arc<Pdu>> {
     let mut judged: BTreeMap<OwnedEventId, Arc<Pdu>> = BTreeMap::new();
     let mut stack: Vec<OwnedEventId> = Vec::new();
-    while let Some(first) = unjudged.keys().next().cloned() {
+    // The create event first: where the room id is its hash, everything stands on it and nothing names it.
+    let mut next_root = Some(create.event_id().to_owned());
+    while let Some(first) = next_root.take().or_else(|| unjudged.keys().next().cloned()) {
         stack.push(first);
         while let Some(next) = stack.last().cloned() {
             let Some(event) = unjudged.get(&next).cloned() else {
@@ -117,7 +119,6 @@ fn judge_in_order(
             stack.pop();
             unjudged.remove(&next);
             let find = |id: &EventId| judged.get(id).cloned();
-            // The create event stands for itself; in versions whose room id is its hash nobody names it.
             let known_create = judged.get(create.event_id());
             let verdict = judge_outlier(&event, version, known_create, find);
             judged.insert(next, verdict);

@@ -64,8 +64,7 @@ impl RoomMessage for ReceiveAnswer {
             .filter_map(|event| serde_json::from_str::<ShownSender>(event).ok())
             .map(|event| event.sender.server_name().to_owned())
             .collect();
-        let asked =
-            Asked { user_id: &user_id, knock: &standing.event, via: &standing.via, shown_senders: &shown };
+        let asked = Asked { user_id: &user_id, pending: &standing.event, via: &standing.via, shown_senders: &shown };
         let answer = match out_of_band_answer(event, &asked, &self.origin) {
             Ok(answer) => answer,
             Err(refusal) => {
@@ -91,13 +90,8 @@ impl RoomMessage for ReceiveAnswer {
                 event_id: Some(event.event_id().to_owned()),
             });
         }
-        let ended = OutOfBand {
-            membership,
-            progress: Progress::Settled,
-            event: event.clone(),
-            since: room.now(),
-            ..standing
-        };
+        let ended =
+            OutOfBand { membership, progress: Progress::Settled, event: event.clone(), since: room.now(), ..standing };
         room.set_out_of_band(user_id, ended, &mut change);
         Turn::Commit(Box::new(change), ())
     }

@@ -6,7 +6,7 @@ use vestibule_protocol::{
     membership::{InviteRefusal, invite::CosignedInvite},
     state::stripped::StrippedEvent,
 };
-use vestibule_storage::room::{MembershipRow, OutOfBand, Progress};
+use vestibule_storage::room::{OutOfBand, Progress};
 
 use super::{Lookups, Room, RoomChange, RoomMessage, Turn};
 
@@ -62,27 +62,5 @@ impl RoomMessage for ReceiveInvite {
         let mut change = RoomChange::default();
         room.set_out_of_band(user_id, out_of_band, &mut change);
         Turn::Commit(Box::new(change), ())
-    }
-}
-
-impl Room {
-    /// Puts an out-of-band membership into memory and into the change, with the row that says it to the user.
-    pub(super) fn set_out_of_band(
-        &mut self,
-        user_id: OwnedUserId,
-        out_of_band: OutOfBand,
-        change: &mut RoomChange,
-    ) {
-        if out_of_band.progress == Progress::Settled {
-            change.push_membership(MembershipRow {
-                user_id: user_id.clone(),
-                membership: out_of_band.membership.clone(),
-                event_id: out_of_band.event.event_id().to_owned(),
-                order: None,
-                is_local: true,
-            });
-        }
-        self.out_of_band.insert(user_id.clone(), out_of_band.clone());
-        change.push_out_of_band(user_id, Some(out_of_band));
     }
 }

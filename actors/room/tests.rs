@@ -3,6 +3,7 @@
 
 mod admission;
 mod any_order;
+mod elsewhere;
 mod forks;
 mod memberships;
 mod pipeline;

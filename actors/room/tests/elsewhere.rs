@@ -1,0 +1,333 @@
+//! Two servers in one thread: a room that one of them hosts, and what the other makes of it.
+//! May not: bring a network; what one owes the other is handed over by hand.
+
+use std::sync::Arc;
+
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, RoomId, RoomVersionId, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde_json::json;
+use vestibule_protocol::{
+    fixture::{ALICE, BOB, CAROL, canonical, identity, user},
+    membership::{
+        ImportRefusal, JoinRefusal, ReceiveRefusal,
+        change::MembershipChange::{Ban, Invite, Join, Kick, Leave},
+        handshake::HandshakeKind,
+    },
+    pdu::{Pdu, Standing, event_builder::EventDraft},
+};
+use vestibule_storage::outbox::Delivery;
+
+use super::support::DAVE;
+use crate::{
+    AdmitJoin, AskError, JoinAnswer, PrepareJoin, ReceivePdu, Received,
+    testing::{RESIDENT, TestRoom, World, event, message, put, read, server, verified},
+};
+
+/// Bob's server, which is a world of its own here.
+const PEER: &str = "peer.test";
+/// Another user of Bob's server.
+const BEN: &str = "@ben:peer.test";
+
+/// Bob's server joins a room of ours, through all of the handshake; what it then has.
+async fn join(resident: &World, peer: &World, room: &TestRoom, user_id: &str) -> Arc<Pdu> {
+    let request = PrepareJoin {
+        user_id: user(user_id),
+        origin: peer.server_name().to_owned(),
+        offered: vec![room.version.id().clone()],
+        authorised_via: None,
+    };
+    let template = resident.rooms.ask(&room.room_id, request).await.unwrap().event;
+    let join = room.signed(template, user_id, HandshakeKind::Join).into_join().unwrap();
+    let admitted = resident.rooms.ask(&room.room_id, AdmitJoin { join }).await.unwrap();
+    let state = read(resident.stores().rooms.state_at(&room.room_id, admitted.state_before)).unwrap();
+    let state: Vec<Arc<Pdu>> = state.values().map(|id| stored(resident, room, id)).collect();
+    let mut auth_chain: Vec<Arc<Pdu>> = Vec::new();
+    let mut to_visit: Vec<OwnedEventId> = state.iter().flat_map(|event| event.auth_events().to_vec()).collect();
+    while let Some(id) = to_visit.pop() {
+        if auth_chain.iter().all(|event| event.event_id() != id) {
+            let event = stored(resident, room, &id);
+            to_visit.extend(event.auth_events().to_vec());
+            auth_chain.push(event);
+        }
+    }
+    let answer = JoinAnswer { join: admitted.event.clone(), state, auth_chain };
+    peer.rooms.import_join(&room.room_id, &room.version, answer).await.unwrap();
+    admitted.event
+}
+
+fn stored(world: &World, room: &TestRoom, event_id: &OwnedEventId) -> Arc<Pdu> {
+    world.stored(room, event_id).unwrap().event
+}
+
+fn state_of(world: &World, room_id: &RoomId) -> Vec<(String, String, String)> {
+    let state = read(world.stores().rooms.current_state(room_id));
+    state
+        .iter()
+        .map(|stored| &stored.event)
+        .map(|event| (event.kind().to_string(), event.state_key().unwrap().to_owned(), event.event_id().to_string()))
+        .collect()
+}
+
+async fn invited(version_id: RoomVersionId) -> (World, World, TestRoom) {
+    let (resident, peer) = (World::new(), World::named(PEER));
+    let room = resident.knockable(version_id).await;
+    resident.change(&room, ALICE, Invite, BOB).await.unwrap();
+    (resident, peer, room)
+}
+
+fn deliveries(world: &World) -> Vec<(Delivery, OwnedEventId)> {
+    world.owed_to(PEER).into_iter().map(|row| (row.delivery, row.event_id)).collect()
+}
+
+#[actix::test]
+async fn joined_room_is_the_same_on_both_servers_and_both_write_in_it() {
+    for version_id in [RoomVersionId::V7, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12] {
+        let (resident, peer, room) = invited(version_id).await;
+        join(&resident, &peer, &room, BOB).await;
+        assert_eq!(state_of(&peer, &room.room_id), state_of(&resident, &room.room_id));
+        // The invite was owed; the join is not, since its own server brought it.
+        assert_eq!(deliveries(&resident).len(), 1);
+        resident.deliver(&peer).await;
+        let hello = resident.send(&room, message(ALICE, "hello")).await.unwrap();
+        let answer = peer.send(&room, message(BOB, "hello yourself")).await.unwrap();
+        assert_eq!(resident.deliver(&peer).await, [Ok(Received::Accepted)]);
+        assert_eq!(peer.deliver(&resident).await, [Ok(Received::Accepted)]);
+        for world in [&resident, &peer, &peer.restarted()] {
+            assert!(world.stored(&room, &hello).unwrap().order.is_some());
+            assert!(world.stored(&room, &answer).unwrap().order.is_some());
+        }
+        resident.set_state(&room, "m.room.topic", json!({ "topic": "otters" })).await;
+        resident.deliver(&peer).await;
+        assert_eq!(state_of(&peer, &room.room_id), state_of(&resident, &room.room_id));
+        assert_eq!(state_of(&peer.restarted(), &room.room_id), state_of(&resident, &room.room_id));
+    }
+}
+
+#[actix::test]
+async fn received_event_is_passed_on_to_nobody_and_a_handed_one_to_all_others() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    peer.send(&room, message(BOB, "hi")).await.unwrap();
+    peer.deliver(&resident).await;
+    assert!(resident.owed_to(PEER).is_empty());
+    let knock = resident.knock(&room, CAROL).await;
+    assert_eq!(deliveries(&resident), [(Delivery::Transaction, knock)]);
+    assert!(resident.owed_to("third.test").is_empty());
+}
+
+#[actix::test]
+async fn answers_to_somebody_outside_are_owed_to_that_somebodys_server() {
+    let resident = World::new();
+    let room = resident.knockable(RoomVersionId::V11).await;
+    resident.knock(&room, BOB).await;
+    assert!(resident.owed_to(PEER).is_empty());
+    let denial = resident.change(&room, ALICE, Kick, BOB).await.unwrap();
+    assert_eq!(deliveries(&resident), [(Delivery::Transaction, denial.clone())]);
+    let second = resident.template(&room, BEN).await;
+    resident.admit(&room, room.signed_knock(&second, BEN, "me too")).await.unwrap();
+    let invite = resident.change(&room, ALICE, Invite, BEN).await.unwrap();
+    let ban = resident.change(&room, ALICE, Ban, BOB).await.unwrap();
+    // Bob's knock was over, so the ban tells his server nothing that it has a part in.
+    assert_eq!(deliveries(&resident), [(Delivery::Transaction, denial), (Delivery::Invite, invite)]);
+    assert!(resident.stored(&room, &ban).is_some());
+    assert_eq!(deliveries(&resident.restarted()).len(), 2);
+}
+
+#[actix::test]
+async fn room_of_our_own_users_alone_owes_nobody_anything() {
+    let resident = World::new();
+    let room = resident.knockable(RoomVersionId::V12).await;
+    resident.change(&room, ALICE, Invite, DAVE).await.unwrap();
+    resident.change(&room, DAVE, Join, DAVE).await.unwrap();
+    resident.send(&room, message(ALICE, "hello")).await.unwrap();
+    assert!(read(resident.stores().outbox.destinations(None, 10)).is_empty());
+}
+
+#[actix::test]
+async fn second_user_of_a_server_that_is_in_the_room_is_no_second_import() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    let bobs = join(&resident, &peer, &room, BOB).await;
+    let again = JoinAnswer { join: bobs, state: Vec::new(), auth_chain: Vec::new() };
+    let refused = peer.rooms.import_join(&room.room_id, &room.version, again).await;
+    assert_eq!(refused, Err(AskError::Refused(ImportRefusal::NoCreateEvent)));
+    peer.change(&room, BOB, Invite, BEN).await.unwrap();
+    peer.change(&room, BEN, Join, BEN).await.unwrap();
+    resident.deliver(&peer).await;
+    peer.deliver(&resident).await;
+    assert_eq!(resident.membership(&room, BEN), MembershipState::Join);
+    assert_eq!(state_of(&peer, &room.room_id), state_of(&resident, &room.room_id));
+}
+
+#[actix::test]
+async fn room_that_everybody_of_ours_left_is_joined_anew() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    peer.change(&room, BOB, Leave, BOB).await.unwrap();
+    peer.deliver(&resident).await;
+    let refused = peer.change(&room, BOB, Join, BOB).await.unwrap_err();
+    assert_eq!(refused, AskError::Refused(vestibule_protocol::membership::MembershipRefusal::NotResident));
+    resident.set_state(&room, "m.room.topic", json!({ "topic": "meanwhile" })).await;
+    resident.change(&room, ALICE, Invite, BOB).await.unwrap();
+    join(&resident, &peer, &room, BOB).await;
+    for world in [&peer, &peer.restarted()] {
+        assert_eq!(state_of(world, &room.room_id), state_of(&resident, &room.room_id));
+        assert_eq!(world.membership(&room, BOB), MembershipState::Join);
+        assert_eq!(world.memory(&room).await.counts.join, 2);
+        assert_eq!(world.memory(&room).await.extremities, 1);
+    }
+}
+
+#[actix::test]
+async fn join_is_refused_where_a_server_may_not_come_or_nobody_invited() {
+    let resident = World::new();
+    let room = resident.knockable(RoomVersionId::V11).await;
+    let prepare = |origin: &str, versions: Vec<RoomVersionId>| PrepareJoin {
+        user_id: user(BOB),
+        origin: server(origin),
+        offered: versions,
+        authorised_via: None,
+    };
+    let not_invited = resident.rooms.ask(&room.room_id, prepare(PEER, vec![RoomVersionId::V11])).await.unwrap_err();
+    assert!(matches!(not_invited, AskError::Refused(JoinRefusal::NotAuthorized { .. })), "{not_invited:?}");
+    let wrong_version = resident.rooms.ask(&room.room_id, prepare(PEER, vec![RoomVersionId::V1])).await.unwrap_err();
+    let room_version = RoomVersionId::V11;
+    assert_eq!(wrong_version, AskError::Refused(JoinRefusal::VersionNotOffered { room_version }));
+    resident.set_state(&room, "m.room.server_acl", json!({ "allow": ["*"], "deny": [PEER] })).await;
+    let denied = resident.rooms.ask(&room.room_id, prepare(PEER, vec![RoomVersionId::V11])).await.unwrap_err();
+    assert_eq!(denied, AskError::Refused(JoinRefusal::ServerDenied));
+}
+
+/// An event that a server without scruples makes: placed where its room's graph is, whatever the rules say.
+async fn made_by(
+    peer: &World,
+    room: &TestRoom,
+    sender: &str,
+    kind: &str,
+    key: Option<&str>,
+    content: CanonicalJsonObject,
+) -> CanonicalJsonObject {
+    let (prev_events, auth_events) = {
+        let sender = user(sender);
+        peer.look(room, move |room| {
+            let state = room.state();
+            let auth: Vec<OwnedEventId> = [state.create().filter(|_| !room.version().room_id_is_create_hash())]
+                .into_iter()
+                .flatten()
+                .chain(state.get(&ruma::events::StateEventType::RoomPowerLevels, ""))
+                .chain(state.member(&sender))
+                .map(|event| event.event_id().to_owned())
+                .collect();
+            (room.graph.cite(&[]).0, auth)
+        })
+        .await
+    };
+    let draft = EventDraft {
+        kind: TimelineEventType::from(kind),
+        state_key: key.map(ToOwned::to_owned),
+        sender: user(sender),
+        content,
+        redacts: None,
+    };
+    let place = vestibule_protocol::pdu::event_builder::GraphPlace {
+        room_id: Some(room.room_id.clone()),
+        prev_events,
+        auth_events,
+        depth: 50,
+        origin_server_ts: vestibule_protocol::fixture::EPOCH,
+    };
+    let sender_server = UserId::parse(sender).unwrap().server_name().to_owned();
+    draft.build(&place, &room.version, &identity(&sender_server)).unwrap().to_object().unwrap()
+}
+
+#[actix::test]
+async fn what_the_rules_forbid_is_set_aside_and_what_follows_it_is_judged_by_itself() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let before = state_of(&resident, &room.room_id);
+    // Bob may not set the topic.
+    let topic = made_by(&peer, &room, BOB, "m.room.topic", Some(""), canonical(json!({ "topic": "mine" }))).await;
+    let topic = verified(topic, &room.version);
+    let topic_id = topic.pdu().event_id().to_owned();
+    let received = resident.rooms.ask(&room.room_id, ReceivePdu { event: topic, origin: server(PEER) }).await.unwrap();
+    assert!(matches!(received, Received::Rejected { .. }), "{received:?}");
+    let kept = resident.stored(&room, &topic_id).unwrap();
+    assert_eq!((kept.event.standing(), kept.order), (Standing::Rejected, None));
+    // A message after it is as good as any.
+    let mut text = made_by(&peer, &room, BOB, "m.room.message", None, canonical(json!({ "body": "hi" }))).await;
+    for key in ["hashes", "signatures"] {
+        text.remove(key);
+    }
+    put(&mut text, "prev_events", json!([topic_id]));
+    identity(&server(PEER)).hash_and_sign(&mut text, room.version.rules()).unwrap();
+    for world in [&resident.restarted(), &resident] {
+        let event = verified(text.clone(), &room.version);
+        let received = world.rooms.ask(&room.room_id, ReceivePdu { event, origin: server(PEER) }).await;
+        assert_eq!(received, Ok(Received::Accepted));
+        assert_eq!(state_of(world, &room.room_id), before);
+    }
+    let event = verified(text, &room.version);
+    let again = resident.rooms.ask(&room.room_id, ReceivePdu { event, origin: server(PEER) }).await;
+    assert_eq!(again, Ok(Received::Known));
+}
+
+#[actix::test]
+async fn message_of_somebody_banned_meanwhile_is_kept_and_shown_to_nobody() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let text = peer.send(&room, message(BOB, "too late")).await.unwrap();
+    resident.change(&room, ALICE, Ban, BOB).await.unwrap();
+    assert_eq!(peer.deliver(&resident).await, [Ok(Received::SoftFailed)]);
+    let kept = resident.stored(&room, &text).unwrap();
+    assert_eq!((kept.event.standing(), kept.order), (Standing::SoftFailed, None));
+    assert_eq!(resident.memory(&room).await.extremities, 1);
+}
+
+#[actix::test]
+async fn event_after_unknown_ones_names_what_is_missing() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let first = peer.send(&room, message(BOB, "one")).await.unwrap();
+    let second = peer.send(&room, message(BOB, "two")).await.unwrap();
+    let receive = |id: &OwnedEventId| ReceivePdu { event: peer.verified(&room.room_id, id), origin: server(PEER) };
+    let missing = resident.rooms.ask(&room.room_id, receive(&second)).await.unwrap_err();
+    assert_eq!(missing, AskError::Refused(ReceiveRefusal::MissingEvents { event_ids: vec![first.clone()] }));
+    assert_eq!(resident.rooms.ask(&room.room_id, receive(&first)).await, Ok(Received::Accepted));
+    assert_eq!(resident.rooms.ask(&room.room_id, receive(&second)).await, Ok(Received::Accepted));
+}
+
+#[actix::test]
+async fn server_that_is_denied_or_a_room_without_us_takes_nothing() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    peer.send(&room, message(BOB, "one")).await.unwrap();
+    resident.set_state(&room, "m.room.server_acl", json!({ "allow": ["*"], "deny": [PEER] })).await;
+    assert_eq!(peer.deliver(&resident).await, [Err(AskError::Refused(ReceiveRefusal::ServerDenied))]);
+    assert_eq!(resident.server_name(), RESIDENT);
+    resident.change(&room, ALICE, Leave, ALICE).await.unwrap();
+    let text = peer.send(&room, message(BOB, "two")).await.unwrap();
+    let event = peer.verified(&room.room_id, &text);
+    let refused = resident.rooms.ask(&room.room_id, ReceivePdu { event, origin: server(PEER) }).await;
+    assert_eq!(refused, Err(AskError::Refused(ReceiveRefusal::ServerNotInRoom)));
+}
+
+#[actix::test]
+async fn redaction_from_elsewhere_takes_content_away_if_its_sender_may() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let text = peer.send(&room, message(BOB, "oops")).await.unwrap();
+    peer.deliver(&resident).await;
+    let mut redaction = event(BOB, "m.room.redaction", None, json!({}));
+    redaction.redacts = Some(text.clone());
+    peer.send(&room, redaction).await.unwrap();
+    peer.deliver(&resident).await;
+    assert_eq!(stored(&resident, &room, &text).content().get(), "{}");
+}
