@@ -6,6 +6,7 @@
 
 mod account_data;
 mod answer;
+mod out_of_band;
 mod room_news;
 mod state_delta;
 mod stripped_room;
@@ -220,10 +221,12 @@ async fn news_of(
             room.map_or(News::None, |room| News::Joined(Box::new(room)))
         }
         MembershipState::Invite if is_new => {
-            News::Invited(InvitedRoom { invite_state: stripped_room(wants.rooms, &membership).await? })
+            let invite_state = stripped_room(wants.rooms, &wants.caller.user_id, &membership).await?;
+            News::Invited(InvitedRoom { invite_state })
         }
         MembershipState::Knock if is_new => {
-            News::Knocked(KnockedRoom { knock_state: stripped_room(wants.rooms, &membership).await? })
+            let knock_state = stripped_room(wants.rooms, &wants.caller.user_id, &membership).await?;
+            News::Knocked(KnockedRoom { knock_state })
         }
         MembershipState::Leave | MembershipState::Ban if tells_leaving(wants, &membership) => {
             News::Left(Box::new(wants.left(&membership).await?))

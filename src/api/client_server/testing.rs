@@ -6,7 +6,7 @@ pub mod server;
 use std::sync::Arc;
 
 use ruma::{
-    EventId, OwnedEventId, RoomVersionId,
+    EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
     events::room::{history_visibility::HistoryVisibility, member::MembershipState},
 };
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use vestibule_protocol::{
     state::StateVersion,
     stream::{StreamPosition, TimelineOrder},
 };
-use vestibule_storage::room::StoredEvent;
+use vestibule_storage::room::{MembershipRow, OutOfBand, Progress, RoomCommit, RoomOrigin, StoredEvent};
 
 /// A builder of a stored event with good defaults: a message of `@ann:x` in `!r:x`, at place and position 1.
 pub struct Event {
@@ -93,6 +93,39 @@ impl Event {
 /// A member event at a place.
 pub fn member(user: &str, membership: MembershipState, number: u32) -> StoredEvent {
     Event::at(number).member(user, &membership).build()
+}
+
+/// The commit with which a room's actor makes an out-of-band row, and the membership that goes with it once it is settled.
+/// `life` tells apart the commits of one room: each stands for a life of the actor of its own.
+pub fn out_of_band_commit(room_id: &str, user_id: &str, row: OutOfBand, origin: RoomOrigin, life: u64) -> RoomCommit {
+    let user_id: OwnedUserId = user_id.try_into().unwrap();
+    let membership = MembershipRow {
+        user_id: user_id.clone(),
+        membership: row.membership.clone(),
+        event_id: row.event.event_id().to_owned(),
+        order: None,
+        is_local: true,
+    };
+    let room_id: OwnedRoomId = room_id.try_into().unwrap();
+    RoomCommit {
+        room_id,
+        room_version: row.room_version.clone(),
+        incarnation: life,
+        sequence: 1,
+        origin,
+        events: Vec::new(),
+        state_versions: Vec::new(),
+        current: None,
+        extremities_added: Vec::new(),
+        extremities_removed: Vec::new(),
+        memberships: if row.progress == Progress::Settled { vec![membership] } else { Vec::new() },
+        knocks: Vec::new(),
+        redactions: Vec::new(),
+        decisions: Vec::new(),
+        transaction: None,
+        outbox: Vec::new(),
+        out_of_band: vec![(user_id, Some(row))],
+    }
 }
 
 fn parsed(number: u32, json: &Value) -> Pdu {

@@ -21,6 +21,7 @@ use vestibule_storage::{
 
 use super::{
     answer::{Events, JoinedRoom, LeftRoom, State, StateForm, Summary, Timeline},
+    out_of_band::Elsewhere,
     state_delta::{self, Entries},
     summary::summary,
 };
@@ -128,13 +129,16 @@ impl Wants<'_> {
     }
 
     /// A room that the user left, was turned away from, or is banned from: with the event that did it, and nothing of what
-    /// came after.
+    /// came after. A knock or an invite elsewhere ends the same way.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn left(&self, membership: &UserMembership) -> Result<LeftRoom, StorageError> {
         let room_id = &membership.room_id;
         let sight = Sight::load(self.rooms, room_id, &self.caller.user_id).await?;
+        if let Some(elsewhere) = Elsewhere::of(self.rooms, &self.caller.user_id, membership).await? {
+            return self.only_own_event(room_id, &sight, elsewhere.ending(membership).into_iter().collect()).await;
+        }
         let own = events_of(self.rooms, room_id, std::slice::from_ref(&membership.event_id)).await?;
         let base = self.base(room_id).await?;
         let was_inside = sight.was_inside_since(base.as_ref().and_then(|base| base.order));

@@ -2,7 +2,7 @@
 //! May not: show more than the allow-list of stripped state and the user's own member event, or fail as a whole because of
 //! one odd event (V06).
 
-use ruma::events::StateEventType;
+use ruma::{UserId, events::StateEventType};
 use vestibule_protocol::state::{
     StateMap,
     stripped::{STRIPPED_TYPES, shown_to_strangers, strip},
@@ -12,13 +12,21 @@ use vestibule_storage::{
     room::{RoomReader, UserMembership},
 };
 
-use super::answer::Events;
+use super::{answer::Events, out_of_band::Elsewhere};
 
-/// Stripped state as it is now, and at its end the member event that made the membership.
+/// Stripped state, and at its end the member event that made the membership: of a room that this server is in as the state
+/// is now, of others as their servers told it.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn stripped_room(rooms: &dyn RoomReader, membership: &UserMembership) -> Result<Events, StorageError> {
+pub async fn stripped_room(
+    rooms: &dyn RoomReader,
+    user_id: &UserId,
+    membership: &UserMembership,
+) -> Result<Events, StorageError> {
+    if let Some(elsewhere) = Elsewhere::of(rooms, user_id, membership).await? {
+        return Ok(elsewhere.stripped());
+    }
     let room_id = &membership.room_id;
     let mut state = StateMap::default();
     for kind in &STRIPPED_TYPES {

@@ -1,7 +1,13 @@
 use actix_web::http::Method;
+use ruma::{RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Value, json};
+use vestibule_protocol::clock::UnixMillis;
+use vestibule_storage::room::{OutOfBand, Progress, RoomOrigin};
 
-use crate::client_server::testing::server::{Client, TestServer};
+use crate::client_server::testing::{
+    Event, out_of_band_commit,
+    server::{Client, TestServer},
+};
 
 fn knockable() -> Value {
     json!({
@@ -106,6 +112,107 @@ async fn a_denied_knock_is_told_with_its_event_and_nothing_else() {
     let again = sync_since(&bob, &token(&seen)).await;
     assert_eq!(again["rooms"]["leave"], json!({}));
     assert_eq!(bob.get_refused(&format!("/rooms/{room}/messages?dir=b")).await.0, 403);
+}
+
+/// A row about `@bob:us.test` in a room elsewhere that is called Burrow, made by the event of that number.
+fn elsewhere(room: &str, number: u32, sender: &str, membership: &str, progress: Progress) -> OutOfBand {
+    let content = json!({"membership": membership, "reason": "as it is"});
+    let event = Event::at(number).with("room_id", room).with("sender", sender);
+    let event = event.state("m.room.member", "@bob:us.test", content).build();
+    let name = r#"{"content":{"name":"Burrow"},"sender":"@eve:there.test","state_key":"","type":"m.room.name"}"#;
+    OutOfBand {
+        room_version: RoomVersionId::V11,
+        membership: MembershipState::from(membership),
+        progress,
+        event: event.event,
+        stripped: vec!["null".to_owned(), name.to_owned(), r#"{"content":5}"#.to_owned()],
+        via: vec!["there.test".try_into().unwrap()],
+        since: UnixMillis(0),
+    }
+}
+
+#[actix_web::test]
+async fn a_knock_elsewhere_is_told_until_its_end() {
+    let server = TestServer::start().await;
+    let bob = server.user("bob").await;
+    let room = "!r:there.test";
+    let told = async |life: u64, sender: &str, membership: &str, progress: Progress| {
+        let row = elsewhere(room, u32::try_from(life).unwrap(), sender, membership, progress);
+        server.commit(out_of_band_commit(room, "@bob:us.test", row, RoomOrigin::OutOfBand, life)).await;
+    };
+    let start = token(&bob.get("/sync").await);
+
+    told(1, "@bob:us.test", "knock", Progress::Asking).await;
+    for sync in [bob.get("/sync").await, sync_since(&bob, &start).await] {
+        assert_eq!(sync["rooms"]["knock"], json!({}), "nobody is told of a knock that nobody took");
+    }
+    told(2, "@bob:us.test", "knock", Progress::Settled).await;
+    let knocking = sync_since(&bob, &start).await;
+    for sync in [&bob.get("/sync").await, &knocking] {
+        let shown = sync["rooms"]["knock"][room]["knock_state"].clone();
+        assert_eq!(kinds(&shown), ["m.room.name", "m.room.member"]);
+        let own = state_of(&shown, "m.room.member", "@bob:us.test").unwrap();
+        assert_eq!(own["content"], json!({"membership": "knock", "reason": "as it is"}));
+    }
+    assert_eq!(sync_since(&bob, &token(&knocking)).await["rooms"]["knock"], json!({}), "told once");
+    // Asking again hides nothing of what stands.
+    told(3, "@bob:us.test", "knock", Progress::Asking).await;
+    assert!(bob.get("/sync").await["rooms"]["knock"].get(room).is_some());
+
+    told(4, "@eve:there.test", "invite", Progress::Settled).await;
+    let invited = sync_since(&bob, &token(&knocking)).await;
+    assert_eq!(invited["rooms"]["knock"], json!({}));
+    let shown = &invited["rooms"]["invite"][room]["invite_state"];
+    assert_eq!(state_of(shown, "m.room.member", "@bob:us.test").unwrap()["sender"], "@eve:there.test");
+
+    told(5, "@eve:there.test", "leave", Progress::Settled).await;
+    let left = sync_since(&bob, &token(&invited)).await;
+    assert_eq!(left["rooms"]["invite"], json!({}));
+    let timeline = &left["rooms"]["leave"][room]["timeline"];
+    assert_eq!(timeline["events"].as_array().unwrap().len(), 1);
+    let ending = state_of(timeline, "m.room.member", "@bob:us.test").unwrap();
+    assert_eq!((&ending["content"]["membership"], &ending["event_id"]), (&json!("leave"), &json!("$event5")));
+    for key in ["room_id", "hashes", "signatures", "auth_events"] {
+        assert_eq!(ending.get(key), None, "{key}");
+    }
+    assert_eq!(left["rooms"]["leave"][room]["state"], json!({"events": []}));
+    for sync in [bob.get("/sync").await, sync_since(&bob, &token(&left)).await] {
+        assert_eq!(sync["rooms"], json!({"invite": {}, "join": {}, "knock": {}, "leave": {}}));
+    }
+
+    bob.post(&format!("/rooms/{room}/forget"), json!({})).await;
+    told(6, "@bob:us.test", "knock", Progress::Settled).await;
+    assert!(bob.get("/sync").await["rooms"]["knock"].get(room).is_some(), "who knocks again has not forgotten");
+    assert_eq!(bob.post_refused(&format!("/rooms/{room}/forget"), json!({})).await.0, 400);
+    assert_eq!(bob.get_refused(&format!("/rooms/{room}/messages?dir=b")).await.0, 403);
+}
+
+#[actix_web::test]
+async fn of_a_room_that_all_of_ours_left_others_tell() {
+    let server = TestServer::start().await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    let room = ann.room(json!({"preset": "public_chat", "name": "Door", "room_version": "11"})).await;
+    bob.post(&format!("/join/{room}"), json!({})).await;
+    for user in [&bob, &ann] {
+        user.post(&format!("/rooms/{room}/leave"), json!({})).await;
+    }
+    let since = token(&bob.get("/sync").await);
+    // Later than any life that the room's actor had.
+    let told = async |life: u64, sender: &str, membership: &str| {
+        let number = u32::try_from(life - 1_000).unwrap();
+        let row = elsewhere(&room, number, sender, membership, Progress::Settled);
+        server.commit(out_of_band_commit(&room, "@bob:us.test", row, RoomOrigin::Existing, life)).await;
+    };
+    told(1_001, "@bob:us.test", "knock").await;
+    let knocking = sync_since(&bob, &since).await;
+    let shown = &knocking["rooms"]["knock"][&room]["knock_state"];
+    assert_eq!(state_of(shown, "m.room.name", "").unwrap()["content"]["name"], "Burrow");
+    assert_eq!(bob.get_refused(&format!("/rooms/{room}/state")).await.0, 403);
+    told(1_002, "@eve:there.test", "ban").await;
+    let left = sync_since(&bob, &token(&knocking)).await;
+    let timeline = &left["rooms"]["leave"][&room]["timeline"];
+    assert_eq!(timeline["events"].as_array().unwrap().len(), 1);
+    assert_eq!(state_of(timeline, "m.room.member", "@bob:us.test").unwrap()["content"]["membership"], "ban");
 }
 
 #[actix_web::test]

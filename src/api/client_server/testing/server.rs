@@ -15,6 +15,7 @@ use actix_web::{
 };
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use serde_json::Value;
+use vestibule_storage::{commit::Commit, room::RoomCommit};
 
 use crate::{
     client_server,
@@ -64,6 +65,13 @@ impl TestServer {
         self.world.user(localpart, false, localpart).await;
         Client::of(self, localpart)
     }
+
+    /// Commits what a room's actor would.
+    pub async fn commit(&self, commit: RoomCommit) {
+        let writer = &self.world.app.stores.writer;
+        let slot = writer.reserve().unwrap();
+        writer.enqueue(slot, Commit::Room(Box::new(commit))).await.unwrap();
+    }
 }
 
 /// A user's client.
@@ -80,7 +88,25 @@ impl<'a> Client<'a> {
 
     /// Asks below `/_matrix/client/v3` and gives back status and body.
     pub async fn ask(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let request = TestRequest::with_uri(&format!("/_matrix/client/v3{path}"))
+        self.ask_at(method, &format!("/_matrix/client/v3{path}"), body).await
+    }
+
+    /// GET of a whole path that must succeed.
+    pub async fn get_at(&self, path: &str) -> Value {
+        let (status, answer) = self.ask_at(Method::GET, path, Value::Null).await;
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    /// GET of a whole path that must fail: its status and errcode.
+    pub async fn get_refused_at(&self, path: &str) -> (u16, String) {
+        let (status, answer) = self.ask_at(Method::GET, path, Value::Null).await;
+        assert_ne!(status, 200, "{path}: {answer}");
+        (status, answer["errcode"].as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn ask_at(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let request = TestRequest::with_uri(path)
             .method(method)
             .insert_header(("authorization", format!("Bearer {}", self.token)));
         let request = if body.is_null() { request } else { request.set_payload(body.to_string()) };
