@@ -6,6 +6,7 @@ mod any_order;
 mod elsewhere;
 mod forks;
 mod memberships;
+mod out_of_band;
 mod pipeline;
 mod refusals;
 mod sending;
