@@ -8,8 +8,9 @@
 //! - Every commit takes one position and is announced, those of server keys too; one that is refused or fails takes none.
 //! - Incarnations need not survive a restart; after it the suite only uses newer ones.
 //! - A commit that is refused is not the predecessor of anything. Whether its own number may be tried again is left open.
-//! - What is announced names local users with a new membership other than `join`, and those with new account data; it may
-//!   name other local users whom the commit touches.
+//! - What is announced names local users with a new membership other than `join` or a changed out-of-band row, and those
+//!   with new account data; it may name other local users whom the commit touches. Destinations are those of the commit's
+//!   outbox, each once; what is done with in the outbox concerns nobody.
 //! - `state_changes` has no entry for a key that went to something else and back.
 //! - Besides `SetForgotten`, only a local join, invite or knock changes the forgotten mark: it takes it back.
 //! - Lists without a promised order are compared sorted; `next_*` of a snapshot are compared as bounds.
@@ -26,6 +27,8 @@ pub mod events;
 pub mod fixture;
 pub mod knocks;
 pub mod memberships;
+pub mod out_of_band;
+pub mod outbox;
 pub mod random;
 pub mod states;
 pub mod survey;
@@ -211,8 +214,11 @@ macro_rules! conformance {
                 timeline_of_another_room_does_not_mix_in
                 events_that_are_not_shown_are_stored_and_absent_from_the_timeline
                 backfilled_events_stand_before_all_others
+                history_leaves_what_is_live_alone
+                event_that_comes_again_is_readable_from_then_on
                 timeline_at_a_position_is_the_newest_event_readable_then
                 redacted_event_reads_back_redacted_everywhere
+                redacted_event_that_comes_again_stays_redacted
                 event_and_its_redaction_in_one_commit
                 transaction_finds_its_event_for_that_device_and_endpoint_only
                 rooms_are_listed_in_the_order_of_their_ids
@@ -242,6 +248,7 @@ macro_rules! conformance {
                 membership_is_the_newest_with_its_position
                 membership_history_is_oldest_first
                 membership_without_a_place_is_not_in_the_history
+                membership_of_the_past_is_in_the_history_alone
                 forgotten_mark_is_set_and_taken_back
                 coming_back_takes_the_forgotten_mark_away
                 leaving_for_good_leaves_the_forgotten_mark
@@ -257,6 +264,34 @@ macro_rules! conformance {
                 decisions_come_newest_first
                 decisions_page_without_gaps_or_repeats
                 refusal_leaves_an_audit_row_and_nothing_else
+            }
+            outbox {
+                rows_come_in_the_order_of_their_commits
+                entries_of_one_commit_are_numbered
+                event_for_two_destinations_is_two_rows
+                rows_are_removed_one_by_one
+                row_that_is_not_there_is_no_conflict
+                rows_page_within_their_destination
+                destinations_page_in_the_order_of_their_names
+                every_way_of_delivery_reads_back
+                failed_commits_leave_no_rows
+                announcement_names_the_destinations
+            }
+            out_of_band {
+                row_reads_back_and_the_room_is_not_stored
+                row_is_replaced_and_ends
+                memberships_out_of_band_are_indexed_by_user
+                knock_that_is_being_asked_for_is_no_membership
+                rows_page_in_order_across_rooms
+                out_of_band_commit_of_a_stored_room_is_a_conflict
+                out_of_band_commit_with_parts_of_a_room_is_not_written
+                decisions_out_of_band_are_kept
+                leaving_out_of_band_leaves_a_row_in_the_outbox
+                import_of_a_join_makes_the_room_and_ends_the_row
+                stored_room_may_have_rows_too
+                knock_out_of_band_takes_the_forgotten_mark_away
+                announcement_names_whose_row_changed
+                gap_in_a_life_out_of_band_is_refused
             }
             accounts {
                 user_reads_back
@@ -290,6 +325,7 @@ macro_rules! conformance {
                 everything_is_there_after_reopening
                 positions_go_on_after_reopening
                 rooms_go_on_after_reopening
+                what_others_must_hear_goes_on_after_reopening
                 conflicts_are_known_after_reopening
                 refused_commits_do_not_appear_after_reopening
                 unawaited_commits_are_all_there_or_a_prefix_of_them_after_reopening

@@ -23,6 +23,9 @@ use vestibule_protocol::{
 
 use crate::{Read, outbox::OutboxEntry};
 
+/// Where the timeline of live events begins; history counts down from the place before it.
+const FIRST_LIVE: TimelineOrder = TimelineOrder(1);
+
 /// One atomic change of a room.
 #[derive(Clone, Debug)]
 pub struct RoomCommit {
@@ -36,7 +39,9 @@ pub struct RoomCommit {
     pub sequence: u64,
     /// Whether this commit makes the room. Conflict `RoomExists` or `NoSuchRoom` otherwise.
     pub origin: RoomOrigin,
-    /// Events, oldest first.
+    /// Events, oldest first. One that is stored already comes again because more is known of it (an outlier gets its place,
+    /// a soft-failed one is accepted after all): its row is replaced, and it is readable from this commit on. What was
+    /// redacted stays redacted.
     pub events: Vec<EventRow>,
     /// New versions of the state. Each names a stored parent, or one earlier in this list, or is full.
     pub state_versions: Vec<StateVersionRow>,
@@ -47,7 +52,7 @@ pub struct RoomCommit {
     /// Events that are no forward extremities any more.
     pub extremities_removed: Vec<OwnedEventId>,
     /// Memberships that changed, of local and remote users. A join, an invite or a knock of a local user ends that the user
-    /// forgot the room.
+    /// forgot the room. One at a place of history ([`MembershipRow::is_history`]) changes nothing but the membership history.
     pub memberships: Vec<MembershipRow>,
     /// Pending knocks that came, changed (`Some`) or ended (`None`).
     pub knocks: Vec<(OwnedUserId, Option<PendingKnock>)>,
@@ -71,7 +76,8 @@ impl RoomCommit {
 
     /// Local users whose memberships it changes, in the room or out of band.
     pub fn local_users(&self) -> BTreeSet<OwnedUserId> {
-        let members = self.memberships.iter().filter(|row| row.is_local).map(|row| &row.user_id);
+        let changed = self.memberships.iter().filter(|row| row.is_local && !row.is_history());
+        let members = changed.map(|row| &row.user_id);
         members.chain(self.out_of_band.iter().map(|(user_id, _)| user_id)).cloned().collect()
     }
 
@@ -253,7 +259,12 @@ impl MembershipRow {
     /// Whether it ends that a user of this server forgot the room: who is in it, or asks to be, has not forgotten it.
     pub fn ends_forgetting(&self) -> bool {
         use MembershipState::{Invite, Join, Knock};
-        self.is_local && matches!(self.membership, Join | Invite | Knock)
+        self.is_local && !self.is_history() && matches!(self.membership, Join | Invite | Knock)
+    }
+
+    /// Whether it came with backfilled history, so that it tells what once was and not what is.
+    pub fn is_history(&self) -> bool {
+        self.order.is_some_and(|order| order < FIRST_LIVE)
     }
 }
 
@@ -407,10 +418,23 @@ pub struct RoomSnapshot {
     pub next_state_version: StateVersion,
     /// After every live event of the timeline.
     pub next_order: TimelineOrder,
+    /// Before every event of the timeline, and below the live ones: where history goes on.
+    pub next_history_order: TimelineOrder,
     /// Greater than every arrival in use.
     pub next_arrival: u64,
     /// All pending knocks.
     pub knocks: BTreeMap<OwnedUserId, PendingKnock>,
+}
+
+impl RoomSnapshot {
+    /// Where a timeline with these orders goes on: (for history, for live events). `ends` are its oldest and newest order.
+    pub fn next_orders(ends: Option<(TimelineOrder, TimelineOrder)>) -> (TimelineOrder, TimelineOrder) {
+        let before_live = TimelineOrder(FIRST_LIVE.0.saturating_sub(1));
+        let (oldest, newest) = ends.unwrap_or((FIRST_LIVE, before_live));
+        // A timeline may have but one of the two halves; the other then begins where it always does.
+        let before_oldest = TimelineOrder(oldest.min(FIRST_LIVE).0.saturating_sub(1));
+        (before_oldest, newest.max(before_live).next())
+    }
 }
 
 /// Which way to read a timeline.

@@ -1,21 +1,22 @@
 //! Facts about what is there after the engine was closed and opened again.
 //! May not: crash the engine; its own tests do that at named points.
 
-use ruma::events::room::member::MembershipState;
+use ruma::{RoomVersionId, ServerName, events::room::member::MembershipState};
 
 use super::{
     Reopening, World,
     fixture::{
-        RoomFixture,
+        RoomFixture, THERE,
         accounts::{alias_id, device, server_keys, token_hash, user},
-        content, local, remote, transaction,
+        content, local, remote, sent_to, transaction,
     },
     survey::{Questions, survey},
 };
 use crate::{
     accounts::{AccountChange, Alias},
     commit::{Commit, CommitError, Conflict},
-    room::RoomCommit,
+    outbox::{OutboxDone, OutboxPlace},
+    room::{Progress, RoomCommit},
 };
 
 /// Two rooms with everything in them that a room can have.
@@ -37,12 +38,32 @@ async fn full_rooms(world: &World) -> Vec<RoomFixture> {
         world.room(fixture.message_of_client(&transaction(&bob, label), "hello")).await;
         world.room(fixture.soft_failed(&remote("eve"), "not shown")).await;
         world.room(fixture.backfilled(&remote("eve"), "long ago")).await;
+        world.room(fixture.history(&remote("eve"), &["before that", "and after"])).await;
         world.room(fixture.refusal(&remote("fred"), "join_rule_forbids")).await;
+        let sent = sent_to(fixture.message(&local("creator"), "to all"), &["there.example", "other.example"]);
+        let position = world.room(sent).await;
+        let (destination, places) = ("other.example".try_into().unwrap(), vec![OutboxPlace { position, index: 0 }]);
+        world.commit(Commit::OutboxDone(OutboxDone { destination, places })).await.unwrap();
         world.room(fixture.leave(&bob)).await;
         world.room(fixture.message_beside_newest(&local("creator"), "a fork stays open")).await;
         fixtures.push(fixture);
     }
     fixtures
+}
+
+/// A room elsewhere with a knock, an invite, a knock that is being asked for and one that was taken back.
+async fn full_elsewhere(world: &World) -> RoomFixture {
+    let mut fixture = RoomFixture::elsewhere(&RoomVersionId::V12, "elsewhere");
+    for (name, membership, progress) in [
+        ("anna", MembershipState::Knock, Progress::Settled),
+        ("bob", MembershipState::Invite, Progress::Settled),
+        ("carol", MembershipState::Knock, Progress::Asking),
+        ("dora", MembershipState::Knock, Progress::Settled),
+    ] {
+        world.room(fixture.out_of_band(&local(name), membership, progress)).await;
+    }
+    world.room(fixture.leave_out_of_band(&local("dora"))).await;
+    fixture
 }
 
 async fn full_accounts(world: &World, room: &RoomFixture, questions: &mut Questions) {
@@ -77,6 +98,7 @@ async fn full_accounts(world: &World, room: &RoomFixture, questions: &mut Questi
 pub async fn everything_is_there_after_reopening(world: &mut World) {
     let fixtures = full_rooms(world).await;
     let mut questions = Questions::of_rooms(&fixtures);
+    questions.add_room(&full_elsewhere(world).await);
     full_accounts(world, &fixtures[0], &mut questions).await;
     let end = world.stores().stream.position();
     let halfway = vestibule_protocol::stream::StreamPosition(end.0 / 2);
@@ -131,6 +153,35 @@ pub async fn rooms_go_on_after_reopening(world: &mut World) {
             assert_eq!(stored, expected);
         }
     }
+}
+
+/// What a peer took is not sent again, and what it did not take is; a room elsewhere can still come here.
+pub async fn what_others_must_hear_goes_on_after_reopening(world: &mut World) {
+    let mut fixture = full_elsewhere(world).await;
+    let there: &ServerName = THERE.try_into().unwrap();
+    let sent = world.stores().outbox.pending(there, None, 10).await.unwrap();
+    assert_eq!(sent.len(), 1);
+    if world.reopen().await == Reopening::Impossible {
+        return;
+    }
+    assert_eq!(world.stores().outbox.pending(there, None, 10).await.unwrap(), sent);
+    let done = OutboxDone { destination: there.to_owned(), places: vec![sent[0].place] };
+    world.commit(Commit::OutboxDone(done)).await.unwrap();
+    fixture.next_life();
+    let bob = local("bob");
+    let next = sent_to(fixture.import(&bob), &[THERE]);
+    let count = next.outbox.len();
+    let position = world.room(next).await;
+    world.reopen().await;
+    let pending = world.stores().outbox.pending(there, None, 1000).await.unwrap();
+    assert_eq!(pending.len(), count);
+    assert!(pending.iter().all(|row| row.place.position == position), "no place is given twice");
+    let rooms = &world.stores().rooms;
+    assert_eq!(rooms.out_of_band_of(&bob, fixture.room_id()).await.unwrap(), None);
+    let asking = rooms.out_of_band_of(&local("carol"), fixture.room_id()).await.unwrap().unwrap();
+    assert_eq!(asking.progress, Progress::Asking);
+    fixture.next_life();
+    world.room(fixture.message(&bob, "hello")).await;
 }
 
 /// What is taken stays taken.

@@ -222,6 +222,114 @@ pub async fn backfilled_events_stand_before_all_others(world: &mut World) {
     }
 }
 
+/// History of a room that was just joined: many events in one commit, with a state of their own, on the far side of the
+/// first live event.
+pub async fn history_leaves_what_is_live_alone(world: &mut World) {
+    let mut fixture = RoomFixture::elsewhere(&RoomVersionId::V12, "a");
+    let (bob, eve) = (local("bob"), remote("eve"));
+    let joined_at = world.room(fixture.import(&bob)).await;
+    let joined = fixture.newest().to_owned();
+    let rooms = world.stores().rooms.clone();
+    let before = rooms.snapshot(fixture.room_id()).await.unwrap().unwrap();
+    let live = fixture.current();
+    let newer = world.room(fixture.history(&eve, &["third", "fourth"])).await;
+    let older = world.room(fixture.history(&eve, &["first", "second"])).await;
+
+    let room_id = fixture.room_id().to_owned();
+    let forward = ids(world, &room_id, None, Direction::Forward, ALL).await;
+    assert_eq!(forward, shown(&fixture));
+    assert_eq!((forward.len(), &forward[4]), (5, &joined));
+    let orders: Vec<_> = fixture.timeline().keys().map(|order| order.0).collect();
+    assert_eq!(orders, [-3, -2, -1, 0, 1]);
+    for (from, expected) in [(1, &forward[3..5]), (0, &forward[2..4]), (-1, &forward[1..3]), (-3, &forward[..1])] {
+        let mut backward = ids(world, &room_id, Some(TimelineOrder(from)), Direction::Backward, 2).await;
+        backward.reverse();
+        assert_eq!(backward, expected, "backward from {from}");
+    }
+    // A sync token of any age stands at the join, or before it where there was nothing.
+    let past = StreamPosition(joined_at.0 - 1);
+    assert!(rooms.timeline_at(&room_id, past).await.unwrap().is_none());
+    for position in [joined_at, newer, older, StreamPosition(u64::MAX)] {
+        let newest = rooms.timeline_at(&room_id, position).await.unwrap().unwrap();
+        assert_eq!(newest.event.event_id(), joined, "at {position:?}");
+    }
+
+    let after = rooms.snapshot(&room_id).await.unwrap().unwrap();
+    assert_eq!((after.row, after.next_order), (before.row, before.next_order));
+    assert_eq!(before.next_history_order, TimelineOrder(0));
+    assert_eq!(after.next_history_order, TimelineOrder(-4));
+    assert_eq!(after.delta_entries, before.delta_entries);
+    for (order, event_id) in fixture.timeline().range(..TimelineOrder(1)) {
+        let stored = one(world, &room_id, event_id).await.unwrap();
+        assert_eq!((stored.order, stored.current_after), (Some(*order), live));
+        let state = rooms.state_at(&room_id, stored.state_before).await.unwrap().unwrap();
+        assert_eq!(state.len(), 2, "the state of then, not of now");
+        assert!(rooms.state_changes(&room_id, stored.state_before, live).await.unwrap().is_none());
+    }
+
+    // The room goes on at its other end.
+    world.room(fixture.message(&bob, "hello")).await;
+    world.room(fixture.history(&eve, &["zeroth"])).await;
+    world.room(fixture.message(&bob, "hello again")).await;
+    assert_eq!(ids(world, &room_id, None, Direction::Forward, ALL).await, shown(&fixture));
+}
+
+/// An outlier that is needed after all, a soft-failed event that somebody built on: it gets its place when it gets there.
+pub async fn event_that_comes_again_is_readable_from_then_on(world: &mut World) {
+    for (label, standing) in [("a", Standing::SoftFailed), ("b", Standing::Accepted), ("c", Standing::Rejected)] {
+        let (mut fixture, commit) = RoomFixture::create(label);
+        world.room(commit).await;
+        let room_id = fixture.room_id().to_owned();
+        let mut commit = fixture.soft_failed(&remote("eve"), "not shown yet");
+        let hidden = commit.events[0].event.event_id().to_owned();
+        commit.events[0].event = fixture.as_standing(&hidden, standing);
+        let first_seen = world.room(commit).await;
+        assert_eq!(one(world, &room_id, &hidden).await.unwrap().event.standing(), standing);
+        let seen_before = world.room(fixture.message(&local("creator"), "meanwhile")).await;
+        let newest_before = fixture.newest().to_owned();
+
+        let commit = fixture.accept_after_all(&hidden);
+        let row = commit.events[0].clone();
+        let position = world.room(commit).await;
+        let stored = one(world, &room_id, &hidden).await.unwrap();
+        assert_eq!((stored.event.standing(), stored.order, stored.position), (Standing::Accepted, row.order, position));
+        assert_eq!((stored.state_before, stored.received_at), (row.state_before, row.received_at));
+        assert_eq!(ids(world, &room_id, None, Direction::Forward, ALL).await, shown(&fixture));
+        assert_eq!(ids(world, &room_id, None, Direction::Backward, 1).await, std::slice::from_ref(&hidden));
+        let rooms = &world.stores().rooms;
+        for (at, expected) in [(position, &hidden), (seen_before, &newest_before)] {
+            let newest = rooms.timeline_at(&room_id, at).await.unwrap().unwrap();
+            assert_eq!(newest.event.event_id(), expected, "at {at:?}");
+        }
+        let newest = rooms.timeline_at(&room_id, first_seen).await.unwrap().unwrap();
+        assert_ne!(newest.event.event_id(), hidden, "it was not to be seen when it was first stored");
+        // Once more, and it is still one event.
+        world.room(fixture.accept_after_all(&hidden)).await;
+        assert_eq!(ids(world, &room_id, None, Direction::Forward, ALL).await, shown(&fixture));
+    }
+}
+
+/// A peer that still has the whole event cannot bring back what was taken out.
+pub async fn redacted_event_that_comes_again_stays_redacted(world: &mut World) {
+    let (mut fixture, commit) = RoomFixture::create("a");
+    world.room(commit).await;
+    let commit = fixture.soft_failed(&remote("eve"), "a secret");
+    let hidden = commit.events[0].event.event_id().to_owned();
+    world.room(commit).await;
+    let whole = fixture.clone();
+    world.room(fixture.redact(&hidden)).await;
+    let because = fixture.newest().to_owned();
+    let mut commit = fixture.accept_after_all(&hidden);
+    commit.events[0].event = whole.as_standing(&hidden, Standing::Accepted);
+    assert!(commit.events[0].event.json().contains("a secret"));
+    let position = world.room(commit).await;
+    let stored = one(world, fixture.room_id(), &hidden).await.unwrap();
+    assert!(!stored.event.json().contains("a secret"));
+    assert_eq!(stored.redacted_by, Some(because));
+    assert_eq!((stored.event.standing(), stored.position), (Standing::Accepted, position));
+    assert_eq!(ids(world, fixture.room_id(), None, Direction::Backward, 1).await, [hidden]);
+}
+
 /// A sync token finds its place in every room.
 pub async fn timeline_at_a_position_is_the_newest_event_readable_then(world: &mut World) {
     let (mut fixture, commit) = RoomFixture::create("a");

@@ -5,13 +5,17 @@
 //! with [`RoomFixture::next_life`] from such a clone.
 
 pub mod accounts;
+mod elsewhere;
 mod making;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
-    UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+    RoomVersionId, UserId,
     canonical_json::redact,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
@@ -24,8 +28,12 @@ use vestibule_protocol::{
     stream::TimelineOrder,
 };
 
-use crate::room::{
-    ClientTransaction, Decision, DecisionAction, EventRow, MemberCounts, PendingKnock, RedactedEvent, RoomCommit,
+use crate::{
+    outbox::{Delivery, OutboxEntry},
+    room::{
+        ClientTransaction, Decision, DecisionAction, EventRow, MemberCounts, PendingKnock, RedactedEvent, RoomCommit,
+        StateVersionRow,
+    },
 };
 use making::{Place, counts_of};
 
@@ -52,6 +60,17 @@ pub fn transaction(user_id: &UserId, id: &str) -> ClientTransaction {
         endpoint: "/_matrix/client/v3/rooms/!r/send/m.room.message".to_owned(),
         transaction_id: id.into(),
     }
+}
+
+/// The same commit, whose events must reach other servers.
+pub fn sent_to(mut commit: RoomCommit, destinations: &[&str]) -> RoomCommit {
+    let destinations: BTreeSet<OwnedServerName> =
+        destinations.iter().map(|destination| (*destination).try_into().unwrap()).collect();
+    for row in &commit.events {
+        let (event_id, delivery) = (row.event.event_id().to_owned(), Delivery::Transaction);
+        commit.outbox.push(OutboxEntry { event_id, delivery, destinations: destinations.clone() });
+    }
+    commit
 }
 
 /// A content of text fields.
@@ -94,14 +113,17 @@ impl RoomFixture {
 
     /// The same in another room version.
     pub fn create_in(version: &RoomVersionId, label: &str) -> (Self, RoomCommit) {
+        Self::created_by(local("creator"), version, label)
+    }
+
+    fn created_by(creator: OwnedUserId, version: &RoomVersionId, label: &str) -> (Self, RoomCommit) {
         let version = RoomVersion::lookup(version).unwrap();
         let key = SigningKey::from_seed("fixture", &[7; 32]).unwrap();
         let identity = Arc::new(Identity::new(HERE.try_into().unwrap(), key));
-        let creator = local("creator");
         let mut fixture = Self {
             identity,
             version,
-            room_id: RoomId::parse(format!("!{label}:{HERE}")).unwrap(),
+            room_id: RoomId::parse(format!("!{label}:{}", creator.server_name())).unwrap(),
             creator,
             now: UnixMillis(1_790_000_000_000),
             incarnation: 1,
@@ -292,6 +314,52 @@ impl RoomFixture {
             self.events.insert(row.event.event_id().to_owned(), row.clone());
         }
         self.next_backfill = TimelineOrder(self.next_backfill.0 - 1);
+        commit
+    }
+
+    /// Events from before everything that is shown so far, oldest first, in one commit, before which the room was but its
+    /// create event and the creator's join.
+    pub fn history(&mut self, sender: &UserId, bodies: &[&str]) -> RoomCommit {
+        let version = StateVersion(self.states.keys().next_back().unwrap().0 + 1);
+        let mut beginnings = StateMap::default();
+        let keys = [(StateEventType::RoomCreate, ""), (StateEventType::RoomMember, self.creator.as_str())];
+        for (kind, state_key) in keys {
+            beginnings.insert(self.state().get(&kind, state_key).unwrap().clone());
+        }
+        let mut commit = self.empty_commit();
+        let entries = beginnings.iter().map(|(key, event)| (key.clone(), Some(event.event_id().to_owned())));
+        let changes = entries.collect();
+        commit.state_versions.push(StateVersionRow { version, parent: None, changes, delta_entries: 0 });
+        self.states.insert(version, beginnings);
+        for body in bodies.iter().rev() {
+            let mut newest_first = self.backfilled(sender, body).events;
+            // One commit of several: only the first number counts.
+            self.sequence -= 1;
+            for row in &mut newest_first {
+                row.state_before = version;
+                self.events.insert(row.event.event_id().to_owned(), row.clone());
+            }
+            commit.events.splice(0..0, newest_first);
+        }
+        commit
+    }
+
+    /// An event as the room has it, with another standing.
+    pub fn as_standing(&self, event_id: &EventId, standing: Standing) -> Arc<Pdu> {
+        Arc::new(self.same_event(&self.events[event_id].event, standing))
+    }
+
+    /// An event that was not shown comes again and gets a place after all.
+    pub fn accept_after_all(&mut self, event_id: &EventId) -> RoomCommit {
+        self.tick();
+        let event = self.as_standing(event_id, Standing::Accepted);
+        self.timeline.retain(|_, shown| *shown != *event_id);
+        let row = self.row(event, Some(self.next_order), self.current, self.current);
+        self.timeline.insert(self.next_order, event_id.to_owned());
+        self.next_order = self.next_order.next();
+        self.events.insert(event_id.to_owned(), row.clone());
+        let mut commit = self.empty_commit();
+        commit.events.push(row);
         commit
     }
 

@@ -142,6 +142,40 @@ pub async fn membership_without_a_place_is_not_in_the_history(world: &mut World)
     assert_eq!(history, [(order, MembershipState::Join)]);
 }
 
+/// Backfilled member events tell who was in when, and change nothing of what is.
+pub async fn membership_of_the_past_is_in_the_history_alone(world: &mut World) {
+    let mut fixture = room(world, "a").await;
+    let (bob, carol) = (local("bob"), local("carol"));
+    world.room(fixture.member(&bob, MembershipState::Join)).await;
+    let position = world.room(fixture.leave(&bob)).await;
+    let expected = UserMembership { forgotten: true, ..as_of_newest(&fixture, MembershipState::Leave, position) };
+    world.accounts(vec![forget(&bob, &fixture, true)]).await;
+    let mut commit = fixture.history(&remote("eve"), &["an invite", "a join"]);
+    for (row, membership) in commit.events.clone().iter().zip([MembershipState::Invite, MembershipState::Join]) {
+        for user_id in [&bob, &carol] {
+            commit.memberships.push(MembershipRow {
+                user_id: user_id.clone(),
+                membership: membership.clone(),
+                event_id: row.event.event_id().to_owned(),
+                order: row.order,
+                is_local: true,
+            });
+        }
+    }
+    world.room(commit).await;
+    assert!(world.heard().pop().unwrap().users.is_empty(), "nobody's membership changed");
+    assert_eq!(membership(world, &bob, &fixture).await, Some(expected));
+    assert_eq!(membership(world, &carol, &fixture).await, None);
+    let steps = |history: Vec<(TimelineOrder, MembershipState)>| {
+        history.into_iter().map(|(order, step)| (order.0, step)).collect::<Vec<_>>()
+    };
+    let history = world.stores().rooms.membership_history(&bob, fixture.room_id()).await.unwrap();
+    let before = [(-1, MembershipState::Invite), (0, MembershipState::Join)];
+    assert_eq!(steps(history)[..2], before);
+    let history = world.stores().rooms.membership_history(&carol, fixture.room_id()).await.unwrap();
+    assert_eq!(steps(history), before);
+}
+
 /// Forgetting is a mark that its user can have removed.
 pub async fn forgotten_mark_is_set_and_taken_back(world: &mut World) {
     let mut fixture = room(world, "a").await;

@@ -7,14 +7,14 @@ use proptest::{
     prelude::Rng,
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
-use ruma::{OwnedUserId, events::room::member::MembershipState};
+use ruma::{OwnedUserId, RoomVersionId, ServerName, events::room::member::MembershipState};
 
 use super::{
     Engine, Reopening, World, block_on,
     fixture::{
         RoomFixture,
         accounts::{alias_id, device, server_keys, token_hash, user},
-        content, local, remote, transaction,
+        content, local, remote, sent_to, transaction,
     },
     survey::{Questions, survey},
 };
@@ -22,9 +22,10 @@ use crate::{
     accounts::{AccountChange, Alias, User},
     commit::{Commit, CommitSink, NobodyListens, Stores},
     memory::MemoryStorage,
-    room::RoomCommit,
+    outbox::{OutboxDone, OutboxPlace, OutboxReader},
+    room::{Progress, RoomCommit},
 };
-use steps::{AccountStep, DEVICES, KINDS, NAMES, RoomStep, SERVERS, Step, step};
+use steps::{AccountStep, DEVICES, ElsewhereStep, KINDS, NAMES, RoomStep, SERVERS, Step, step};
 
 /// Set it to the number that a failed run printed to draw the same again.
 const SEED_VARIABLE: &str = "VESTIBULE_TEST_SEED";
@@ -57,6 +58,8 @@ struct Twins {
     world: World,
     model: MemoryStorage,
     rooms: Vec<Room>,
+    /// Rooms that this server is not in. `None`: by now it is.
+    elsewhere: Vec<Option<RoomFixture>>,
     questions: Questions,
     /// Tokens are given once, as random ones are.
     next_token: u8,
@@ -78,7 +81,8 @@ async fn run(engine: Box<dyn Engine>, steps: Vec<Step>) -> Result<(), TestCaseEr
     questions.aliases.extend((0..4).map(|number: u8| alias_id(&number.to_string())));
     questions.servers.extend(SERVERS.map(|server| server.try_into().unwrap()));
     let world = World::open(engine).await;
-    let mut twins = Twins { world, model: MemoryStorage::new(), rooms: Vec::new(), questions, next_token: 0 };
+    let model = MemoryStorage::new();
+    let mut twins = Twins { world, model, rooms: Vec::new(), elsewhere: Vec::new(), questions, next_token: 0 };
     for step in steps {
         twins.take(step).await?;
     }
@@ -93,11 +97,13 @@ impl Twins {
     async fn take(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::CreateRoom { version } => self.create_room(version).await,
-            Step::InRoom { room, user, is_remote, step } => {
+            Step::InRoom { room, user, is_remote, to, step } => {
                 let Some(room) = room.checked_rem(self.rooms.len()) else { return Ok(()) };
                 let user_id = if is_remote { remote(NAMES[user]) } else { local(NAMES[user]) };
-                self.in_room(room, &user_id, step).await
+                self.in_room(room, &user_id, to, step).await
             }
+            Step::Elsewhere { room, user, step } => self.elsewhere(room, &local(NAMES[user]), step).await,
+            Step::Deliver { server, row } => self.deliver(SERVERS[server].try_into().unwrap(), row).await,
             Step::Account { user, number, step } => {
                 let changes = vec![self.account_change(user, number, step)];
                 self.commit(Commit::Accounts(changes)).await
@@ -142,7 +148,53 @@ impl Twins {
         self.commit_room(commit).await
     }
 
-    async fn in_room(&mut self, room: usize, user_id: &OwnedUserId, step: RoomStep) -> Result<(), TestCaseError> {
+    async fn elsewhere(
+        &mut self,
+        room: usize,
+        user_id: &OwnedUserId,
+        step: ElsewhereStep,
+    ) -> Result<(), TestCaseError> {
+        while self.elsewhere.len() <= room {
+            let label = format!("elsewhere{}", self.elsewhere.len());
+            self.elsewhere.push(Some(RoomFixture::elsewhere(&RoomVersionId::V11, &label)));
+        }
+        // A room that came here is a room like all others.
+        let Some(fixture) = &mut self.elsewhere[room] else { return Ok(()) };
+        let commit = match step {
+            ElsewhereStep::Knock { is_settled } => {
+                let progress = if is_settled { Progress::Settled } else { Progress::Asking };
+                fixture.out_of_band(user_id, MembershipState::Knock, progress)
+            }
+            ElsewhereStep::Invite => fixture.out_of_band(user_id, MembershipState::Invite, Progress::Settled),
+            ElsewhereStep::Leave => fixture.leave_out_of_band(user_id),
+            ElsewhereStep::End => fixture.end_out_of_band(user_id),
+            ElsewhereStep::Join => {
+                let commit = fixture.import(user_id);
+                let (lives, first_commit) = (fixture.incarnation(), commit.clone());
+                let fixture = self.elsewhere[room].take();
+                self.rooms.extend(fixture.map(|fixture| Room { fixture, first_commit, lives }));
+                commit
+            }
+        };
+        self.commit_room(commit).await
+    }
+
+    /// The peer took one of its rows, or says again that it took one that is gone.
+    async fn deliver(&mut self, destination: &ServerName, row: usize) -> Result<(), TestCaseError> {
+        let pending = self.model.pending(destination, None, usize::MAX).await.unwrap();
+        let taken = row.checked_rem(pending.len()).map(|row| pending[row].place).unwrap_or_default();
+        let done = OutboxDone { destination: destination.to_owned(), places: vec![taken, OutboxPlace::default()] };
+        self.commit(Commit::OutboxDone(done)).await
+    }
+
+    async fn in_room(
+        &mut self,
+        room: usize,
+        user_id: &OwnedUserId,
+        to: usize,
+        step: RoomStep,
+    ) -> Result<(), TestCaseError> {
+        let to = [&[][..], &SERVERS[..1], &SERVERS[1..], &SERVERS][to];
         let number = room;
         let room = &mut self.rooms[room];
         let fixture = &mut room.fixture;
@@ -176,6 +228,13 @@ impl Twins {
             }
             RoomStep::SoftFailed => fixture.soft_failed(user_id, "hello"),
             RoomStep::Backfilled => fixture.backfilled(user_id, "hello"),
+            RoomStep::History => fixture.history(user_id, &["earlier", "later"]),
+            RoomStep::AcceptAfterAll { event } => {
+                let hidden = fixture.events().values().filter(|row| row.order.is_none());
+                let ids: Vec<_> = hidden.map(|row| row.event.event_id().to_owned()).collect();
+                let Some(chosen) = event.checked_rem(ids.len()) else { return Ok(()) };
+                fixture.accept_after_all(&ids[chosen])
+            }
             RoomStep::Refusal => fixture.refusal(user_id, "join_rule_forbids"),
             RoomStep::NewLife => {
                 room.lives += 1;
@@ -205,7 +264,7 @@ impl Twins {
                 again
             }
         };
-        self.commit_room(commit).await
+        self.commit_room(sent_to(commit, to)).await
     }
 
     fn account_change(&mut self, user: usize, number: u8, step: AccountStep) -> AccountChange {
@@ -267,6 +326,7 @@ impl Twins {
             for room in &mut self.rooms {
                 room.start_anew();
             }
+            self.elsewhere.iter_mut().flatten().for_each(RoomFixture::next_life);
         }
         reopening
     }
@@ -274,6 +334,9 @@ impl Twins {
     async fn compare(&mut self) -> Result<(), TestCaseError> {
         for room in &self.rooms {
             self.questions.add_room(&room.fixture);
+        }
+        for fixture in self.elsewhere.iter().flatten() {
+            self.questions.add_room(fixture);
         }
         let model: Stores = self.model.stores();
         let expected = survey(&model, &self.questions).await;

@@ -18,7 +18,8 @@ use super::fixture::RoomFixture;
 use crate::{
     accounts::TokenHash,
     commit::Stores,
-    room::{ClientTransaction, Direction, RoomReader, StoredEvent},
+    outbox::OutboxReader,
+    room::{ClientTransaction, Direction, OutOfBand, OutOfBandRow, RoomReader, StoredEvent},
 };
 
 /// More than any test makes of anything.
@@ -89,6 +90,7 @@ pub async fn survey(stores: &Stores, questions: &Questions) -> Answers {
         ask_of_user(stores, user_id, questions, &mut answers).await;
     }
     ask_of_accounts(stores, questions, &mut answers).await;
+    ask_of_outbox(&*stores.outbox, &mut answers).await;
     answers
 }
 
@@ -108,6 +110,18 @@ pub fn sorted_event_texts(stored: &[StoredEvent]) -> Vec<String> {
     let mut texts: Vec<_> = stored.iter().map(event_text).collect();
     texts.sort();
     texts
+}
+
+/// An out-of-band membership as text: all of it that an engine must give back.
+pub fn out_of_band_text(row: &OutOfBand) -> String {
+    let OutOfBand { room_version, membership, progress, event, stripped, via, since } = row;
+    let (event_id, json, standing) = (event.event_id(), event.json(), event.standing());
+    format!("{room_version} {membership} {progress:?} {event_id} {standing:?} {json} {stripped:?} {via:?} {since:?}")
+}
+
+fn out_of_band_texts(rows: &[OutOfBandRow]) -> Vec<String> {
+    let text = |row: &OutOfBandRow| format!("{} {} {}", row.room_id, row.user_id, out_of_band_text(&row.out_of_band));
+    rows.iter().map(text).collect()
 }
 
 fn event_texts(stored: &[StoredEvent]) -> Vec<String> {
@@ -135,6 +149,13 @@ async fn ask_of_rooms(stores: &Stores, questions: &Questions, answers: &mut Answ
         put(answers, question, rooms.pending_knocks(None, after, 3).await.unwrap());
     }
     put(answers, "knocks".to_owned(), knocks);
+    let out_of_band = rooms.out_of_band(None, None, ALL).await.unwrap();
+    for row in &out_of_band {
+        let after = Some((&*row.room_id, &*row.user_id));
+        let question = format!("3 out-of-band rows after {} in {}", row.user_id, row.room_id);
+        put(answers, question, out_of_band_texts(&rooms.out_of_band(None, after, 3).await.unwrap()));
+    }
+    put(answers, "out-of-band rows".to_owned(), out_of_band_texts(&out_of_band));
     let decisions: Vec<_> = rooms.decisions(None, ALL).await.unwrap();
     let decisions: Vec<_> = decisions.into_iter().map(|(_, decision)| decision).collect();
     put(answers, "decisions".to_owned(), decisions);
@@ -144,6 +165,21 @@ async fn ask_of_rooms(stores: &Stores, questions: &Questions, answers: &mut Answ
     for server in &questions.servers {
         put(answers, format!("keys of {server}"), stores.server_keys.lookup(server).await.unwrap());
     }
+}
+
+async fn ask_of_outbox(outbox: &dyn OutboxReader, answers: &mut Answers) {
+    let destinations = outbox.destinations(None, ALL).await.unwrap();
+    for destination in &destinations {
+        let next = outbox.destinations(Some(destination), 1).await.unwrap();
+        put(answers, format!("destination after {destination}"), next);
+        let pending = outbox.pending(destination, None, ALL).await.unwrap();
+        for row in &pending {
+            let page = outbox.pending(destination, Some(row.place), 2).await.unwrap();
+            put(answers, format!("2 rows for {destination} after {:?}", row.place), page);
+        }
+        put(answers, format!("rows for {destination}"), pending);
+    }
+    put(answers, "destinations".to_owned(), destinations);
 }
 
 async fn ask_of_room(stores: &Stores, room_id: &OwnedRoomId, questions: &Questions, answers: &mut Answers) {
@@ -191,6 +227,8 @@ async fn ask_of_room(stores: &Stores, room_id: &OwnedRoomId, questions: &Questio
         put(answers, about(&format!("timeline at {position:?}")), newest.as_ref().map(event_text));
     }
     put(answers, about("knocks"), rooms.pending_knocks(Some(room_id), None, ALL).await.unwrap());
+    let out_of_band = rooms.out_of_band(Some(room_id), None, ALL).await.unwrap();
+    put(answers, about("out-of-band rows"), out_of_band_texts(&out_of_band));
     let mut aliases = stores.accounts.aliases_of(room_id).await.unwrap();
     aliases.sort_by(|left, right| left.alias.cmp(&right.alias));
     put(answers, about("aliases"), aliases);
@@ -226,6 +264,8 @@ async fn ask_of_user(stores: &Stores, user_id: &OwnedUserId, questions: &Questio
         put(answers, about(&format!("membership in {room_id}")), membership);
         let history = stores.rooms.membership_history(user_id, room_id).await.unwrap();
         put(answers, about(&format!("membership history in {room_id}")), history);
+        let out_of_band = stores.rooms.out_of_band_of(user_id, room_id).await.unwrap();
+        put(answers, about(&format!("out of band in {room_id}")), out_of_band.as_ref().map(out_of_band_text));
     }
     let accounts = &stores.accounts;
     put(answers, about("user"), accounts.user(user_id).await.unwrap());

@@ -4,10 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
+    sync::Arc,
 };
 
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, RoomVersionId};
 use vestibule_protocol::{
+    pdu::Pdu,
+    room_version::RoomVersion,
     state::{StateKey, StateVersion},
     stream::{StreamPosition, TimelineOrder},
 };
@@ -114,19 +117,21 @@ impl Room {
     pub(super) fn apply(&mut self, commit: &RoomCommit, position: StreamPosition) {
         for row in &commit.events {
             let event_id = row.event.event_id().to_owned();
+            let before = self.events.remove(&event_id);
+            let redacted = before.as_ref().filter(|before| before.redacted_by.is_some());
             let stored = StoredEvent {
-                event: row.event.clone(),
+                event: redacted.map_or_else(|| row.event.clone(), |before| self.standing_as(&before.event, &row.event)),
                 order: row.order,
                 position,
                 state_before: row.state_before,
                 current_after: row.current_after,
                 visibility: row.visibility.clone(),
                 received_at: row.received_at,
-                redacted_by: None,
+                redacted_by: redacted.and_then(|before| before.redacted_by.clone()),
                 transaction: row.transaction.clone(),
             };
             // An event that comes again has moved (an outlier that gets its place): its old place is free.
-            let before = self.events.insert(event_id.clone(), stored);
+            self.events.insert(event_id.clone(), stored);
             if let Some(old_order) = before.and_then(|before| before.order) {
                 self.timeline.remove(&old_order);
             }
@@ -161,6 +166,15 @@ impl Room {
                 stored.redacted_by = Some(redaction.because.clone());
             }
         }
+    }
+
+    /// What is left of a redacted event, with the standing of the one that came again.
+    fn standing_as(&self, redacted: &Arc<Pdu>, again: &Pdu) -> Arc<Pdu> {
+        let version = RoomVersion::lookup(&self.room_version);
+        let (event_id, json) = (redacted.event_id().to_owned(), redacted.json().into());
+        let event =
+            version.and_then(|version| Pdu::from_canonical_text(event_id, json, &version, again.standing()).ok());
+        event.map_or_else(|| redacted.clone(), Arc::new)
     }
 
     pub(super) fn row(&self, room_id: &RoomId) -> RoomRow {
@@ -211,7 +225,8 @@ impl Room {
                 Ok((row, self.stored(event_id)?))
             })
             .collect::<Result<_, _>>()?;
-        let newest_order = self.timeline.keys().next_back().copied().unwrap_or_default();
+        let ends = self.timeline.keys().next().copied().zip(self.timeline.keys().next_back().copied());
+        let (next_history_order, next_order) = RoomSnapshot::next_orders(ends);
         let newest_version = self.states.keys().next_back().copied().unwrap_or_default();
         Ok(RoomSnapshot {
             row: self.row(room_id),
@@ -219,8 +234,8 @@ impl Room {
             extremities,
             delta_entries: self.states.get(&self.current).map_or(0, |row| row.delta_entries),
             next_state_version: StateVersion(newest_version.0.saturating_add(1)),
-            // Live events count from 1, whatever is backfilled.
-            next_order: newest_order.max(TimelineOrder(0)).next(),
+            next_order,
+            next_history_order,
             next_arrival: self.next_arrival,
             knocks: self.knocks.clone(),
         })

@@ -218,7 +218,7 @@ impl RoomReader for MemoryStorage {
 
 fn membership_in(kept: &Kept, user_id: &UserId, room_id: &RoomId) -> Option<UserMembership> {
     let key = (user_id.to_owned(), room_id.to_owned());
-    let (position, row) = kept.memberships.get(&key)?.last()?;
+    let (position, row) = kept.memberships.get(&key)?.iter().rfind(|(_, row)| !row.is_history())?;
     Some(UserMembership {
         room_id: room_id.to_owned(),
         membership: row.membership.clone(),

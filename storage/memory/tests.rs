@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, future::LocalBoxFuture};
+use ruma::events::room::member::MembershipState;
 use vestibule_protocol::stream::StreamPosition;
 
 use super::{Failure, MemoryStorage};
@@ -11,10 +12,10 @@ use crate::{
     commit::{Commit, CommitError, CommitListener, CommitSink, NoSlot, NobodyListens, Stores, Ticket},
     conformance::{
         Engine, Heard, Reopening,
-        fixture::{RoomFixture, local},
+        fixture::{RoomFixture, local, sent_to},
     },
     error::StorageError,
-    room::{RoomCommit, RoomReader},
+    room::{Progress, RoomCommit, RoomReader},
     stream::StreamReader,
 };
 
@@ -196,11 +197,16 @@ fn commit_that_does_not_fit_together_is_refused_whole() {
     let fixture = room(&storage, "a");
     let other = room(&storage, "b");
     let whole = message(&mut fixture.clone());
-    let mut wrong = vec![whole.clone(), whole.clone(), whole.clone(), whole.clone()];
+    let mut wrong = vec![whole.clone(); 6];
     wrong[0].events = message(&mut other.clone()).events;
     wrong[1].extremities_added[0].event_id = "$unknown".try_into().unwrap();
     wrong[2].room_version = ruma::RoomVersionId::V7;
     wrong[3].current = fixture.clone().knock(&local("bob"), "hello").current;
+    wrong[4] = sent_to(wrong[4].clone(), &["there.example"]);
+    wrong[4].outbox[0].event_id = "$unknown".try_into().unwrap();
+    let invite = fixture.clone().out_of_band(&local("bob"), MembershipState::Invite, Progress::Settled);
+    wrong[5].out_of_band = invite.out_of_band;
+    wrong[5].out_of_band[0].1.as_mut().unwrap().event = message(&mut other.clone()).events[0].event.clone();
     for commit in wrong {
         let outcome = answer(&mut enqueue(&storage, commit)).unwrap();
         assert!(matches!(outcome, Err(CommitError::Storage(StorageError::NotWritten { .. }))), "{outcome:?}");

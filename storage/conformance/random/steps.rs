@@ -14,11 +14,37 @@ pub(super) const SERVERS: [&str; 2] = ["there.example", "other.example"];
 /// One thing that may happen. Numbers choose among what there is at that moment.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    CreateRoom { version: usize },
-    InRoom { room: usize, user: usize, is_remote: bool, step: RoomStep },
-    Account { user: usize, number: u8, step: AccountStep },
+    CreateRoom {
+        version: usize,
+    },
+    InRoom {
+        room: usize,
+        user: usize,
+        is_remote: bool,
+        to: usize,
+        step: RoomStep,
+    },
+    /// In a room that this server is not in.
+    Elsewhere {
+        room: usize,
+        user: usize,
+        step: ElsewhereStep,
+    },
+    /// A destination took some of its rows, or says so.
+    Deliver {
+        server: usize,
+        row: usize,
+    },
+    Account {
+        user: usize,
+        number: u8,
+        step: AccountStep,
+    },
     Several(Vec<(usize, u8, AccountStep)>),
-    ServerKeys { server: usize, number: u8 },
+    ServerKeys {
+        server: usize,
+        number: u8,
+    },
     Reopen,
 }
 
@@ -37,11 +63,22 @@ pub(super) enum RoomStep {
     Redact { event: usize },
     SoftFailed,
     Backfilled,
+    History,
+    AcceptAfterAll { event: usize },
     Refusal,
     NewLife,
     Gap,
     OldLife,
     CreateAgain,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ElsewhereStep {
+    Knock { is_settled: bool },
+    Invite,
+    Leave,
+    End,
+    Join,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,12 +103,19 @@ pub(super) enum AccountStep {
 
 /// Draws one.
 pub(super) fn step() -> impl Strategy<Value = Step> {
-    let in_room = (0..4_usize, 0..NAMES.len(), any::<bool>(), room_step())
-        .prop_map(|(room, user, is_remote, step)| Step::InRoom { room, user, is_remote, step });
+    let in_room = (0..4_usize, 0..NAMES.len(), any::<bool>(), 0..4_usize, room_step())
+        .prop_map(|(room, user, is_remote, to, step)| Step::InRoom { room, user, is_remote, to, step });
+    let elsewhere = (0..2_usize, 0..NAMES.len(), elsewhere_step()).prop_map(|(room, user, step)| Step::Elsewhere {
+        room,
+        user,
+        step,
+    });
     let account = || (0..NAMES.len(), 0..4_u8, account_step());
     prop_oneof![
         2 => (0..3_usize).prop_map(|version| Step::CreateRoom { version }),
         20 => in_room,
+        6 => elsewhere,
+        3 => (0..SERVERS.len(), any::<usize>()).prop_map(|(server, row)| Step::Deliver { server, row }),
         6 => account().prop_map(|(user, number, step)| Step::Account { user, number, step }),
         2 => proptest::collection::vec(account(), 0..5).prop_map(Step::Several),
         1 => (0..SERVERS.len(), any::<u8>()).prop_map(|(server, number)| Step::ServerKeys { server, number }),
@@ -94,11 +138,23 @@ fn room_step() -> impl Strategy<Value = RoomStep> {
         2 => any::<usize>().prop_map(|event| RoomStep::Redact { event }),
         1 => Just(RoomStep::SoftFailed),
         1 => Just(RoomStep::Backfilled),
+        1 => Just(RoomStep::History),
+        2 => any::<usize>().prop_map(|event| RoomStep::AcceptAfterAll { event }),
         1 => Just(RoomStep::Refusal),
         1 => Just(RoomStep::NewLife),
         1 => Just(RoomStep::Gap),
         1 => Just(RoomStep::OldLife),
         1 => Just(RoomStep::CreateAgain),
+    ]
+}
+
+fn elsewhere_step() -> impl Strategy<Value = ElsewhereStep> {
+    prop_oneof![
+        3 => any::<bool>().prop_map(|is_settled| ElsewhereStep::Knock { is_settled }),
+        2 => Just(ElsewhereStep::Invite),
+        2 => Just(ElsewhereStep::Leave),
+        1 => Just(ElsewhereStep::End),
+        1 => Just(ElsewhereStep::Join),
     ]
 }
 

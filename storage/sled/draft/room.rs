@@ -133,20 +133,7 @@ impl Draft<'_> {
         let hash = hash_of(event_id, alphabet)?;
         let key = Key::of(Table::Event).hash(&hash);
         let order = row.order.map(|order| order.0);
-        if let Some(old) = self.value::<EventValue>(&key)? {
-            if old.room_number != room.number {
-                return Err(refused(format!("event {event_id} is stored in another room")));
-            }
-            // An event that comes again has moved: an outlier that gets its place.
-            if let Some(old_order) = old.order.filter(|old_order| Some(*old_order) != order) {
-                self.delete(Key::of(Table::Timeline).number(room.number).order(old_order));
-            }
-        }
-        if let Some(order) = order {
-            self.put(Key::of(Table::Timeline).number(room.number).order(order), &PointerValue(hash));
-            room.newest_order = room.newest_order.max(Some(order));
-        }
-        let value = EventValue {
+        let mut value = EventValue {
             event_id: event_id.to_owned(),
             room_number: room.number,
             standing: row.event.standing(),
@@ -160,6 +147,23 @@ impl Draft<'_> {
             transaction: row.transaction.clone(),
             json: row.event.json().into(),
         };
+        if let Some(old) = self.value::<EventValue>(&key)? {
+            if old.room_number != room.number {
+                return Err(refused(format!("event {event_id} is stored in another room")));
+            }
+            // An event that comes again has moved: an outlier that gets its place.
+            if let Some(old_order) = old.order.filter(|old_order| Some(*old_order) != order) {
+                self.delete(Key::of(Table::Timeline).number(room.number).order(old_order));
+            }
+            if old.redacted_by.is_some() {
+                value.redacted_by = old.redacted_by;
+                value.json = old.json;
+            }
+        }
+        if let Some(order) = order {
+            self.put(Key::of(Table::Timeline).number(room.number).order(order), &PointerValue(hash));
+            room.newest_order = room.newest_order.max(Some(order));
+        }
         self.put(key, &value);
         Ok(())
     }
@@ -197,13 +201,15 @@ impl Draft<'_> {
         commit: &RoomCommit,
         room_number: Option<u64>,
     ) -> Result<(), CommitError> {
-        let key = Key::of(Table::Membership).text(row.user_id.as_str()).last(commit.room_id.as_str());
-        let value = MembershipValue {
-            membership: row.membership.clone(),
-            event_id: row.event_id.clone(),
-            position: self.position.0,
-        };
-        self.put(key, &value);
+        if !row.is_history() {
+            let key = Key::of(Table::Membership).text(row.user_id.as_str()).last(commit.room_id.as_str());
+            let value = MembershipValue {
+                membership: row.membership.clone(),
+                event_id: row.event_id.clone(),
+                position: self.position.0,
+            };
+            self.put(key, &value);
+        }
         if let (Some(room_number), Some(order)) = (room_number, row.order) {
             let key = Key::of(Table::MembershipHistory).text(row.user_id.as_str()).number(room_number).order(order.0);
             self.put(key, &TextValue(row.membership.to_string()));

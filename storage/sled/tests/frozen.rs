@@ -2,19 +2,28 @@
 //! May not: be written by the code it tests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ruma::{
     OwnedDeviceId, RoomVersionId,
     events::room::{history_visibility::HistoryVisibility, member::MembershipState},
     owned_event_id, owned_room_alias_id, owned_room_id, owned_server_name, owned_user_id,
 };
-use vestibule_protocol::{clock::UnixMillis, pdu::Standing};
+use vestibule_protocol::{
+    clock::UnixMillis,
+    pdu::{Pdu, Standing},
+    room_version::RoomVersion,
+};
 use vestibule_storage::accounts::{Alias, Device, User};
-use vestibule_storage::room::{ClientTransaction, Decision, DecisionAction, MemberCounts, PendingKnock};
+use vestibule_storage::outbox::Delivery;
+use vestibule_storage::room::{
+    ClientTransaction, Decision, DecisionAction, MemberCounts, OutOfBand, PendingKnock, Progress,
+};
 use vestibule_storage::server_keys::{StoredOldKey, StoredServerKeys};
 
 use crate::account_values::{AccountDataValue, TokenValue};
 use crate::fields::StoredForm;
+use crate::peer_values::OutboxValue;
 use crate::record::{self, Changes};
 use crate::values::{
     CounterValue, EventValue, MembershipValue, OrderValue, PointerValue, RoomValue, StateHead, StatePartValue,
@@ -122,6 +131,32 @@ fn stored_forms_read_as_they_were_written() {
             event_id: Some(event_id),
         }
     );
+}
+
+#[test]
+fn stored_forms_of_what_concerns_peers_read_as_they_were_written() {
+    let event_id = owned_event_id!("$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8");
+    let user_id = owned_user_id!("@alice:here.example");
+    let room_id = owned_room_id!("!room:there.example");
+    let row = |delivery| OutboxValue { room_id: room_id.clone(), event_id: event_id.clone(), delivery };
+    frozen!("outbox.v1", row(Delivery::Leave { user_id }));
+    frozen!("outbox_transaction.v1", row(Delivery::Transaction));
+    frozen!("outbox_invite.v1", row(Delivery::Invite));
+    let json = r#"{"auth_events":[],"content":{"membership":"knock"},"depth":3,"hashes":{},"origin_server_ts":4,"prev_events":[],"room_id":"!room:there.example","sender":"@alice:here.example","signatures":{},"state_key":"@alice:here.example","type":"m.room.member"}"#;
+    let version = RoomVersion::lookup(&RoomVersionId::V11).unwrap();
+    let knock = Pdu::from_canonical_text(event_id.clone(), json.into(), &version, Standing::Accepted).unwrap();
+    let out_of_band = OutOfBand {
+        room_version: RoomVersionId::V11,
+        membership: MembershipState::Knock,
+        progress: Progress::Settled,
+        event: Arc::new(knock),
+        stripped: vec![r#"{"type":"m.room.name"}"#.to_owned()],
+        via: vec![owned_server_name!("there.example"), owned_server_name!("other.example")],
+        since: UnixMillis(12),
+    };
+    frozen!("out_of_band.v1", out_of_band);
+    let read = OutOfBand::from_bytes(&out_of_band.to_bytes()).unwrap();
+    assert_eq!((read.event.json(), read.event.standing()), (json, Standing::Accepted));
 }
 
 #[test]
