@@ -299,12 +299,10 @@ impl Room {
                 destinations: [invited.server_name().to_owned()].into(),
             });
         }
-        let presence = Presence {
-            joined_before: &joined_before,
-            joined_after: &self.joined_servers().cloned().collect(),
-            target_before: target.map(|target| before.membership(&target)),
-        };
-        let destinations = destinations(event, &presence, us, handed_by.map(|server| &**server));
+        let mut joined = joined_before;
+        joined.extend(self.joined_servers().cloned());
+        let presence = Presence { joined, target_before: target.map(|target| before.membership(&target)) };
+        let destinations = destinations(event, presence, us, handed_by.map(|server| &**server));
         if !destinations.is_empty() {
             let event_id = event.event_id().to_owned();
             change.outbox.push(OutboxEntry { event_id, delivery: Delivery::Transaction, destinations });

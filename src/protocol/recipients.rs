@@ -9,28 +9,27 @@ use crate::pdu::Pdu;
 
 /// Who is in the room around an event.
 #[derive(Clone, Debug)]
-pub struct Presence<'a> {
-    /// The servers with joined users before it.
-    pub joined_before: &'a BTreeSet<OwnedServerName>,
-    /// The servers with joined users after it.
-    pub joined_after: &'a BTreeSet<OwnedServerName>,
+pub struct Presence {
+    /// The servers with joined users before it or after it.
+    pub joined: BTreeSet<OwnedServerName>,
     /// For a member event: what its target was before it.
     pub target_before: Option<MembershipState>,
 }
 
-/// The servers that an event goes to: those in the room before or after it, and the server of somebody who is turned out.
-/// `us` is never among them, neither is the server that handed the event to us.
+/// The servers that an event goes to: those in the room before or after it, and the server of somebody who is turned out or
+/// let off. `us` is never among them, neither is the server that handed the event to us.
 ///
 /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#transactions>; DESIGN section 5 for the answer to a knock.
 pub fn destinations(
     event: &Pdu,
-    presence: &Presence<'_>,
+    presence: Presence,
     us: &ServerName,
     handed_by: Option<&ServerName>,
 ) -> BTreeSet<OwnedServerName> {
-    let mut servers: BTreeSet<OwnedServerName> = presence.joined_before.union(presence.joined_after).cloned().collect();
+    let turned_out = server_of_turned_out(event, presence.target_before.as_ref());
+    let mut servers = presence.joined;
     // Who knocked or is invited has nobody in the room who would hear of a denial, a ban or an invite taken back.
-    servers.extend(server_of_turned_out(event, presence));
+    servers.extend(turned_out);
     servers.remove(us);
     if let Some(handed_by) = handed_by {
         servers.remove(handed_by);
@@ -38,14 +37,12 @@ pub fn destinations(
     servers
 }
 
-/// The server of a user who was in the room, invited or knocking, and is not after the event.
-fn server_of_turned_out(event: &Pdu, presence: &Presence<'_>) -> Option<OwnedServerName> {
-    let had_something = matches!(
-        presence.target_before,
-        Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock)
-    );
-    let is_gone = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
-    if !had_something || !is_gone {
+/// The server of a user who was joined, invited, knocking or banned, and now has left or is banned. Whoever had nothing to do
+/// with the room hears nothing of it.
+fn server_of_turned_out(event: &Pdu, before: Option<&MembershipState>) -> Option<OwnedServerName> {
+    let had_a_tie = before.is_some_and(|before| *before != MembershipState::Leave);
+    let has_none = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
+    if !had_a_tie || !has_none {
         return None;
     }
     event.state_key().and_then(|target| UserId::parse(target).ok()).map(|target| target.server_name().to_owned())
@@ -89,19 +86,21 @@ mod tests {
             (member(ALICE, BOB, Leave), &[US, peer], &[US], Some(Join), None, &[peer]),
             // The last user of a server leaves through us.
             (member(BOB, BOB, Leave), &[US, third], &[US, third], Some(Knock), Some(peer), &[third]),
-            // Somebody who has nothing to do with the room is banned, or unbanned: no stranger hears of it.
+            // Somebody who has nothing to do with the room is banned: no stranger hears of it.
             (member(ALICE, BOB, Ban), &[US, third], &[US, third], Some(Leave), None, &[third]),
             (member(ALICE, BOB, Ban), &[US, third], &[US, third], None, None, &[third]),
-            (member(ALICE, BOB, Leave), &[US, third], &[US, third], Some(Ban), None, &[third]),
+            // A ban is lifted: whoever was told of the ban is told of its end.
+            (member(ALICE, BOB, Leave), &[US, third], &[US, third], Some(Ban), None, &[peer, third]),
             // Users of ours are no server's business but the room's.
             (member(ALICE, "@dan:resident.test", Ban), &[US, third], &[US, third], Some(Knock), None, &[third]),
         ];
         let mut room = RoomFixture::knockable(RoomVersionId::V11).join(CAROL).build();
         for (spec, before, after, target_before, handed_by, expected) in table {
             let event = room.make_upon(spec, &room.state().clone());
-            let presence = Presence { joined_before: &names(before), joined_after: &names(after), target_before };
+            let joined = names(before).union(&names(after)).cloned().collect();
+            let presence = Presence { joined, target_before };
             let handed_by = handed_by.map(|name| <&ServerName>::try_from(name).unwrap());
-            let found = destinations(&event, &presence, US.try_into().unwrap(), handed_by);
+            let found = destinations(&event, presence.clone(), US.try_into().unwrap(), handed_by);
             assert_eq!(found, names(expected), "{event:?}, {presence:?}");
         }
     }

@@ -69,7 +69,16 @@ const ERROR_TABLE_TESTS: &str = "src/api/error/table/tests.rs";
 const REPORTED: [(&str, &[&str]); 7] = [
     (
         "src/protocol/membership.rs",
-        &["KnockRefusal", "HandshakeRefusal", "LeaveRefusal", "MembershipRefusal", "SendRefusal", "CreateRefusal"],
+        &[
+            "KnockRefusal",
+            "HandshakeRefusal",
+            "LeaveRefusal",
+            "JoinRefusal",
+            "InviteRefusal",
+            "MembershipRefusal",
+            "SendRefusal",
+            "CreateRefusal",
+        ],
     ),
     ("src/protocol/canonical_json.rs", &["JsonRefusal"]),
     ("storage/error.rs", &["StorageError"]),
@@ -80,9 +89,14 @@ const REPORTED: [(&str, &[&str]); 7] = [
 ];
 
 /// Refusals that never reach a handler, and what they have become by then.
-const INNER_REFUSALS: [(&str, &str); 3] = [
-    ("ShapeRefusal", "a HandshakeRefusal names the same fact"),
-    ("SignatureRefusal", "HandshakeRefusal::SignatureInvalid"),
+const INNER_REFUSALS: [(&str, &str); 8] = [
+    ("AnswerRefusal", "ReceiveRefusal::Unsolicited"),
+    ("ImportRefusal", "what the join elsewhere failed with"),
+    ("KnockElsewhereRefusal", "what the knock elsewhere failed with"),
+    ("ReceiveRefusal", "the error of one event in the answer to a transaction"),
+    ("ShapeRefusal", "a HandshakeRefusal or an InviteRefusal names the same fact"),
+    ("SignatureRefusal", "HandshakeRefusal::SignatureInvalid or InviteRefusal::SignatureInvalid"),
+    ("TemplateRefusal", "one server less to ask"),
     ("BuildRefusal", "the refusal of the operation that built the event"),
 ];
 

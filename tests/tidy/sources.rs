@@ -12,8 +12,11 @@ const HOMELESS: [&str; 9] = ["common", "helper", "helpers", "misc", "shared", "t
 const EMPTY_NOUNS: [&str; 2] = ["Manager", "Service"];
 
 /// Names that hold such a part because somebody else's vocabulary does.
-const GIVEN_NAMES: [(&str, &str); 2] = [
+const GIVEN_NAMES: [(&str, &str); 5] = [
     ("ServiceRecord", "what DNS calls an SRV record"),
+    ("BadAuthorisedVia", "join_authorised_via_users_server, for short"),
+    ("UnableToAuthorise", "the errcode M_UNABLE_TO_AUTHORISE_JOIN"),
+    ("authorised_via", "join_authorised_via_users_server, for short"),
     ("join_authorised_via_users_server", "the specification's own key, in British spelling"),
 ];
 

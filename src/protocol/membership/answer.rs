@@ -102,3 +102,144 @@ pub fn out_of_band_answer(pdu: &Pdu, asked: &Asked<'_>, origin: &ServerName) -> 
     }
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::{OwnedEventId, RoomVersionId};
+
+    use super::*;
+    use crate::fixture::{ALICE, BOB, CAROL, EVE, EventSpec, RoomFixture, user};
+
+    const VIA: &str = "resident.test";
+    const OTHER_VIA: &str = "other.test";
+    const SHOWN: &str = "third.test";
+    const STRANGER: &str = "evil.test";
+
+    fn servers(names: &[&str]) -> Vec<OwnedServerName> {
+        names.iter().map(|name| OwnedServerName::try_from(*name).unwrap()).collect()
+    }
+
+    /// A room in which Bob knocked, or in which Alice or Carol invited him.
+    fn room_with(pending: &EventSpec) -> (RoomFixture, OwnedEventId) {
+        let mut room = RoomFixture::knockable(RoomVersionId::V11).power(CAROL, 60).join(CAROL).build();
+        let pending = room.append(pending.clone()).event_id().to_owned();
+        (room, pending)
+    }
+
+    fn answer_to(
+        pending: &EventSpec,
+        answer: impl FnOnce(&mut RoomFixture, &OwnedEventId) -> EventSpec,
+        origin: &str,
+    ) -> Result<OutOfBandAnswer, AnswerRefusal> {
+        let (mut room, pending_id) = room_with(pending);
+        let spec = answer(&mut room, &pending_id);
+        let event = room.make(spec);
+        let pending = room.events()[&pending_id].clone();
+        let bob = user(BOB);
+        let (via, shown_senders) = (servers(&[VIA, OTHER_VIA]), servers(&[SHOWN]));
+        let asked = Asked { user_id: &bob, pending: &pending, via: &via, shown_senders: &shown_senders };
+        out_of_band_answer(&event, &asked, origin.try_into().unwrap())
+    }
+
+    #[test]
+    fn an_answer_comes_from_who_took_part_or_from_its_senders_own_known_server() {
+        use AnswerRefusal::UnrelatedServer;
+        use OutOfBandAnswer::{Banned, Denied, Rescinded};
+        let knock = || EventSpec::knock(BOB);
+        let invite = |by: &str| EventSpec::invite(by, BOB);
+        // What is pending, who answers, through which server it comes, and what it means as a leave and as a ban.
+        let table = [
+            (knock(), ALICE, VIA, Ok(Denied), Ok(Banned)),
+            // The server that took the knock speaks for whoever is in the room.
+            (knock(), CAROL, VIA, Ok(Denied), Ok(Banned)),
+            (knock(), "@dan:stranger.test", VIA, Ok(Denied), Ok(Banned)),
+            // Other servers speak for their own users only, and only if we knew of them.
+            (knock(), CAROL, SHOWN, Ok(Denied), Ok(Banned)),
+            (knock(), "@dan:other.test", OTHER_VIA, Ok(Denied), Ok(Banned)),
+            (knock(), ALICE, SHOWN, Err(UnrelatedServer), Err(UnrelatedServer)),
+            (knock(), ALICE, OTHER_VIA, Err(UnrelatedServer), Err(UnrelatedServer)),
+            (knock(), EVE, STRANGER, Err(UnrelatedServer), Err(UnrelatedServer)),
+            (knock(), ALICE, STRANGER, Err(UnrelatedServer), Err(UnrelatedServer)),
+            // An invite is taken back through the inviter's server, which need not be the first we know.
+            (invite(ALICE), ALICE, VIA, Ok(Rescinded), Ok(Banned)),
+            (invite(CAROL), CAROL, SHOWN, Ok(Rescinded), Ok(Banned)),
+            (invite(CAROL), ALICE, SHOWN, Ok(Rescinded), Ok(Banned)),
+            (invite(CAROL), ALICE, VIA, Ok(Rescinded), Ok(Banned)),
+            (invite(CAROL), CAROL, VIA, Err(UnrelatedServer), Err(UnrelatedServer)),
+            (invite(CAROL), EVE, STRANGER, Err(UnrelatedServer), Err(UnrelatedServer)),
+        ];
+        for (pending, sender, origin, as_leave, as_ban) in table {
+            for (membership, expected) in [(MembershipState::Leave, as_leave), (MembershipState::Ban, as_ban)] {
+                let spec = EventSpec::member(sender, BOB, &membership);
+                let found = answer_to(&pending, |_, id| spec.authorized_by(&[id.clone()]), origin);
+                assert_eq!(found, expected, "{pending:?}: {membership} by {sender} through {origin}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_answers_nothing_of_ours_is_refused() {
+        let knock = EventSpec::knock(BOB);
+        let refusal =
+            |answer: EventSpec| answer_to(&knock, |_, id| answer.authorized_by(&[id.clone()]), VIA).unwrap_err();
+        assert_eq!(refusal(EventSpec::kick(ALICE, EVE)), AnswerRefusal::WrongTarget);
+        assert_eq!(refusal(EventSpec::ban(ALICE, CAROL)), AnswerRefusal::WrongTarget);
+        assert_eq!(refusal(EventSpec::invite(ALICE, BOB)), AnswerRefusal::WrongMembership);
+        assert_eq!(refusal(EventSpec::member(ALICE, BOB, &MembershipState::Join)), AnswerRefusal::WrongMembership);
+        assert_eq!(refusal(EventSpec::knock(BOB)), AnswerRefusal::WrongMembership);
+        assert_eq!(refusal(EventSpec::message(ALICE, "go away")), AnswerRefusal::WrongMembership);
+        let topic = EventSpec::any(ALICE, "m.room.topic", Some(BOB), serde_json::json!({ "membership": "leave" }));
+        assert_eq!(refusal(topic), AnswerRefusal::WrongMembership);
+        // Nobody retracts for our user but we, whoever signed it.
+        assert_eq!(refusal(EventSpec::leave(BOB)), AnswerRefusal::OwnEvent);
+        assert_eq!(refusal(EventSpec::ban(BOB, BOB)), AnswerRefusal::OwnEvent);
+        let elsewhere = EventSpec::kick(ALICE, BOB).in_room("!other:resident.test".try_into().unwrap());
+        assert_eq!(refusal(elsewhere), AnswerRefusal::WrongRoom);
+    }
+
+    #[test]
+    fn an_answer_cites_what_it_answers() {
+        let knock = EventSpec::knock(BOB);
+        let kick = || EventSpec::kick(ALICE, BOB);
+        let uncited = answer_to(&knock, |_, _| kick().authorized_by(&[]), VIA);
+        assert_eq!(uncited, Err(AnswerRefusal::NotCited));
+        let selected = answer_to(&knock, |_, _| kick(), VIA);
+        assert_eq!(selected, Ok(OutOfBandAnswer::Denied), "the selection of the specification holds the knock");
+        let of_an_earlier_one = answer_to(
+            &knock,
+            |room, _| {
+                let create = room.state().create().unwrap().event_id().to_owned();
+                kick().authorized_by(&[create])
+            },
+            VIA,
+        );
+        assert_eq!(of_an_earlier_one, Err(AnswerRefusal::NotCited));
+        // Cited as a predecessor only: the sender's server need not have judged it.
+        let only_followed = answer_to(&knock, |_, id| kick().citing(&[id.clone()]).authorized_by(&[]), VIA);
+        assert_eq!(only_followed, Err(AnswerRefusal::NotCited));
+    }
+
+    #[test]
+    fn nothing_answers_what_is_not_pending() {
+        for pending in [EventSpec::join(BOB), EventSpec::leave(BOB), EventSpec::message(ALICE, "hi")] {
+            let mut room = RoomFixture::knockable(RoomVersionId::V11).invite(BOB).build();
+            let pending = room.append(pending);
+            let kick = room.make(EventSpec::kick(ALICE, BOB).authorized_by(&[pending.event_id().to_owned()]));
+            let bob = user(BOB);
+            let via = servers(&[VIA]);
+            let asked = Asked { user_id: &bob, pending: &pending, via: &via, shown_senders: &[] };
+            let found = out_of_band_answer(&kick, &asked, VIA.try_into().unwrap());
+            assert_eq!(found, Err(AnswerRefusal::NothingPending), "{pending:?}");
+        }
+    }
+
+    #[test]
+    fn a_knock_of_which_no_server_is_known_is_answered_by_nobody() {
+        let (mut room, pending_id) = room_with(&EventSpec::knock(BOB));
+        let kick = room.make(EventSpec::kick(ALICE, BOB));
+        let bob = user(BOB);
+        let asked = Asked { user_id: &bob, pending: &room.events()[&pending_id], via: &[], shown_senders: &[] };
+        let found = out_of_band_answer(&kick, &asked, VIA.try_into().unwrap());
+        assert_eq!(found, Err(AnswerRefusal::UnrelatedServer));
+    }
+}

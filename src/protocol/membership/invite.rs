@@ -4,6 +4,9 @@
 //! Servers that sign any member event on this road can be made to forge: the checks and our signature are therefore one line
 //! of types, [`InviteShape`] → [`SignedInvite`] → [`CosignedInvite`], and each is made from the one before it alone.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -1,6 +1,9 @@
 //! What another server answers to `make_knock`, `make_join` and `make_leave`: a place in its graph, and nothing else.
 //! May not: hand on any other word of the template. We sign events of our own making, never what a server hands over.
 
+#[cfg(test)]
+mod tests;
+
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId,
     events::room::member::MembershipState,

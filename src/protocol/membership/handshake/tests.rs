@@ -10,7 +10,7 @@ use super::{
 use crate::{
     clock::UnixMillis,
     fixture::{ALICE, BOB, EPOCH, EventSpec, RoomFixture, canonical, identity, pdu_from, public_keys},
-    membership::HandshakeRefusal,
+    membership::{HandshakeRefusal, JoinRefusal},
     pdu::checks::event_id_of,
 };
 
@@ -282,4 +282,137 @@ fn a_body_in_which_a_foreign_id_stands_keeps_its_own() {
     };
     let shape = HandshakeShape::parse(object, &expected).unwrap();
     assert!(!shape.pdu().json().contains("foreign") && !shape.pdu().json().contains("unsigned"));
+}
+
+/// A room of that version that members of another one may join, in which Alice may invite, and a join of Bob that names
+/// `vouching` and is signed by Bob's server.
+fn restricted_join(version_id: &RoomVersionId, vouching: Value) -> (RoomFixture, CanonicalJsonObject) {
+    let mut room = RoomFixture::with_join_rule(version_id.clone(), Some("restricted")).build();
+    let object =
+        room.make(EventSpec::join(BOB).with("join_authorised_via_users_server", vouching)).to_object().unwrap();
+    (room, object)
+}
+
+fn join_shape(room: &RoomFixture, object: CanonicalJsonObject) -> Result<HandshakeShape, HandshakeRefusal> {
+    let event_id = event_id_of(&object, room.version()).unwrap();
+    let expected = Handshake {
+        kind: HandshakeKind::Join,
+        version: room.version(),
+        room_id: room.room_id(),
+        event_id: &event_id,
+        origin: server("peer.test"),
+        now: NOW,
+    };
+    HandshakeShape::parse(object, &expected)
+}
+
+#[test]
+fn a_join_that_we_vouch_for_needs_both_signatures() {
+    let (us, origin) = (server("resident.test"), server("peer.test"));
+    for version_id in [RoomVersionId::V8, RoomVersionId::V9, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12]
+    {
+        let (room, object) = restricted_join(&version_id, json!(ALICE));
+        let event_id = event_id_of(&object, room.version()).unwrap();
+        // Without ours it does not verify, though our key is known.
+        let bare = join_shape(&room, object.clone()).unwrap();
+        let required: Vec<_> = bare.required_signatures().unwrap().into_keys().collect();
+        assert_eq!(required, [origin, us], "version {version_id}");
+        let refused = bare.verify(&public_keys([origin, us])).err();
+        assert!(
+            matches!(refused, Some(HandshakeRefusal::SignatureInvalid { .. })),
+            "version {version_id}: {refused:?}"
+        );
+        // With ours it does, and the caller need not bring our key.
+        let mut shape = join_shape(&room, object.clone()).unwrap();
+        assert_eq!(shape.authorised_via().unwrap(), ALICE);
+        shape.cosign(&identity(us)).unwrap();
+        let required: Vec<_> = shape.required_signatures().unwrap().into_keys().collect();
+        assert_eq!(required, [origin], "version {version_id}");
+        let join = shape.verify(&public_keys([origin])).unwrap().into_join().unwrap();
+        assert_eq!(join.pdu().event_id(), event_id, "version {version_id}");
+        assert_eq!(join.authorised_via().unwrap(), ALICE);
+        let signatures = join.pdu().to_object().unwrap()["signatures"].clone();
+        let signers: Vec<_> = signatures.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(signers, ["peer.test", "resident.test"], "version {version_id}");
+        // Ours stands for nobody else's.
+        let mut shape = join_shape(&room, object).unwrap();
+        shape.cosign(&identity(us)).unwrap();
+        assert!(shape.verify(&public_keys([us])).is_err(), "version {version_id}");
+    }
+}
+
+#[test]
+fn we_vouch_for_no_join_but_that_of_our_own_user() {
+    let us = identity(server("resident.test"));
+    let (room, object) = restricted_join(&RoomVersionId::V10, json!("@carol:third.test"));
+    let mut shape = join_shape(&room, object).unwrap();
+    assert_eq!(shape.cosign(&us), Err(JoinRefusal::UnableToGrant));
+    assert_eq!(shape.required_signatures().unwrap().len(), 2, "nothing was signed");
+    for kind in KINDS {
+        let (room, object) = right_event(kind);
+        let event_id = event_id_of(&object, room.version()).unwrap();
+        let expected = Handshake {
+            kind,
+            version: room.version(),
+            room_id: room.room_id(),
+            event_id: &event_id,
+            origin: server("peer.test"),
+            now: NOW,
+        };
+        let mut shape = HandshakeShape::parse(object, &expected).unwrap();
+        let before = shape.pdu().json().to_owned();
+        assert!(matches!(shape.cosign(&us), Err(JoinRefusal::BadContent { .. })), "{kind:?}");
+        assert_eq!(shape.pdu().json(), before);
+    }
+    // A knock may carry the key; it gets no signature of ours for it.
+    let mut room = RoomFixture::knockable(RoomVersionId::V10).build();
+    let knock = EventSpec::knock(BOB).with("join_authorised_via_users_server", json!(ALICE));
+    let object = room.make(knock).to_object().unwrap();
+    let event_id = event_id_of(&object, room.version()).unwrap();
+    let expected = Handshake {
+        kind: HandshakeKind::Knock,
+        version: room.version(),
+        room_id: room.room_id(),
+        event_id: &event_id,
+        origin: server("peer.test"),
+        now: NOW,
+    };
+    let mut shape = HandshakeShape::parse(object, &expected).unwrap();
+    assert!(matches!(shape.cosign(&us), Err(JoinRefusal::BadContent { .. })));
+}
+
+#[test]
+fn who_vouches_for_a_join_is_a_user_where_the_version_knows_that() {
+    // Version, what stands in the key, and whether the structure is right.
+    let table = [
+        (RoomVersionId::V7, json!(ALICE), false),
+        (RoomVersionId::V8, json!(ALICE), true),
+        (RoomVersionId::V10, json!(ALICE), true),
+        (RoomVersionId::V12, json!(ALICE), true),
+        (RoomVersionId::V10, json!("alice"), false),
+        (RoomVersionId::V10, json!(""), false),
+        (RoomVersionId::V10, json!(7), false),
+        (RoomVersionId::V10, json!({}), false),
+        (RoomVersionId::V10, json!(["@alice:resident.test"]), false),
+    ];
+    for (version_id, vouching, is_right) in table {
+        let mut room = RoomFixture::with_join_rule(version_id.clone(), Some("public")).build();
+        let mut object = room.make(EventSpec::join(BOB)).to_object().unwrap();
+        put_content(&mut object, "join_authorised_via_users_server", vouching.clone());
+        let refusal = join_shape(&room, object).err();
+        assert_eq!(refusal.is_none(), is_right, "version {version_id}, {vouching}: {refusal:?}");
+        assert!(is_right || matches!(refusal, Some(HandshakeRefusal::BadFormat { .. })), "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_join_whose_voucher_was_put_in_on_the_way_is_not_vouched_for() {
+    let us = server("resident.test");
+    let mut room = RoomFixture::with_join_rule(RoomVersionId::V8, Some("restricted")).build();
+    let mut object = room.make(EventSpec::join(BOB)).to_object().unwrap();
+    put_content(&mut object, "join_authorised_via_users_server", json!(ALICE));
+    let mut shape = join_shape(&room, object).unwrap();
+    shape.cosign(&identity(us)).unwrap();
+    let join = shape.verify(&public_keys([server("peer.test")])).unwrap().into_join().unwrap();
+    assert_eq!(join.authorised_via(), None, "version 8 signs nothing of the key, so the hash of the content decides");
 }
