@@ -73,6 +73,7 @@ const REPORTED: [(&str, &[&str]); 7] = [
             "KnockRefusal",
             "HandshakeRefusal",
             "LeaveRefusal",
+            "ReadRefusal",
             "JoinRefusal",
             "InviteRefusal",
             "MembershipRefusal",
