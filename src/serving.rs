@@ -14,16 +14,22 @@ use vestibule_actors::{
 use vestibule_api::{
     App, Listener, Serves, Serving,
     rate_limit::{self, Limits},
-    state::{ApiSettings, DeniedServers, HiddenText, OldKey, Randomness, Vitals},
+    state::{ApiSettings, HiddenText, OldKey, Randomness, Vitals},
 };
 use vestibule_federation::{
+    Federation, FederationParts, FederationSettings, OutboundQueue, Sender,
     client::Client,
-    discovery::{Discovery, SystemResolver},
+    denied_servers::DeniedServers,
+    discovery::{Discovery, Random, SystemResolver},
     egress::{AddressFilter, Egress, tls_config},
     keyring::{Keyring, KeyringSettings},
+    sender::{Backoff, SenderParts, SenderSettings},
 };
 use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::Identity};
-use vestibule_storage::{commit::Stores, error::StorageError};
+use vestibule_storage::{
+    commit::{Announcement, CommitListener, Stores},
+    error::StorageError,
+};
 
 use crate::{
     Storage,
@@ -66,8 +72,9 @@ pub fn offline(config: Config, work: impl AsyncFnOnce(&App) -> Result<String, St
     let (parts, storage) = prepare(config)?;
     let done = System::new().block_on(async {
         let threads = NonZero::<usize>::MIN;
-        let rooms = rooms(&parts, &[], threads)?;
-        let app = app(parts, rooms, threads)?;
+        let cpu = CpuPool::new(threads.get());
+        let rooms = rooms(&parts, &[], cpu.clone())?;
+        let app = app(parts, rooms, cpu)?;
         Ok(work(&app).await)
     });
     storage.close()?;
@@ -95,10 +102,24 @@ fn prepare(mut config: Config) -> Result<(Parts, Storage), Exit> {
         config.registration.shared_secret = Some(secret);
     }
     let identity = Arc::new(Identity::new(config.server_name.clone(), key));
-    let notifier = SyncNotifier::default();
-    let storage = open_storage(&config, Arc::new(notifier.clone()))?;
+    let (notifier, outbound) = (SyncNotifier::default(), OutboundQueue::default());
+    let listeners = Listeners { notifier: notifier.clone(), outbound: outbound.clone() };
+    let storage = open_storage(&config, Arc::new(listeners))?;
     let stores = storage.stores.clone();
-    Ok((Parts { config, clock, identity, old_keys, admin_token, notifier, stores }, storage))
+    Ok((Parts { config, clock, identity, old_keys, admin_token, notifier, outbound, stores }, storage))
+}
+
+/// Those who hear of commits: clients who wait, and the sender to other servers.
+struct Listeners {
+    notifier: SyncNotifier,
+    outbound: OutboundQueue,
+}
+
+impl CommitListener for Listeners {
+    fn committed(&self, announcement: &Announcement) {
+        self.notifier.committed(announcement);
+        self.outbound.committed(announcement);
+    }
 }
 
 /// What a server is made of, before it is one.
@@ -109,6 +130,7 @@ struct Parts {
     old_keys: Vec<OldSigningKey>,
     admin_token: config::Secret,
     notifier: SyncNotifier,
+    outbound: OutboundQueue,
     stores: Stores,
 }
 
@@ -120,16 +142,18 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
     let threads = available_parallelism().unwrap_or(NonZero::<usize>::MIN);
     let arbiters: Vec<Arbiter> = (0..threads.get()).map(|_| Arbiter::new()).collect();
     let data_dir = parts.config.data_dir.clone();
-    let rooms = rooms(&parts, &arbiters, threads)?;
+    let cpu = CpuPool::new(threads.get());
+    let rooms = rooms(&parts, &arbiters, cpu.clone())?;
     let pending = count_pending_knocks(&parts.stores).await.map_err(|error| failed(&error))?;
     rooms.gauges().set_knocks_pending(pending);
-    let app = Data::new(app(parts, rooms.clone(), threads)?);
+    let app = Data::new(app(parts, rooms.clone(), cpu)?);
     let control = ControlSocket::bind(&data_dir, app.clone(), storage).map_err(|error| failed(&error))?;
     let Serving { listeners, handle, server } =
         vestibule_api::serve(app.clone(), listeners, threads).map_err(|error| failed(&error))?;
     let server = actix_rt::spawn(server);
     app.vitals.set_ready(true);
     announce(&listeners);
+    app.sender.start();
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM, stopping"),
@@ -143,6 +167,8 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
         }
     }
     app.vitals.begin_stop();
+    // First: what it does not end now begins anew after the next start, and nobody waits for it.
+    app.sender.stop();
     drop(control);
     let stopped = tokio::select! {
         stopped = timeout(STOP_WITHIN, handle.stop(true)) => stopped.is_ok(),
@@ -200,7 +226,7 @@ fn bindable(listener: &config::Listener, config: &Config, clock: &Arc<dyn Clock>
     Ok(Listener { address: listener.address, serves: serves.collect(), tls })
 }
 
-fn rooms(parts: &Parts, arbiters: &[Arbiter], threads: NonZero<usize>) -> Result<Rooms, Exit> {
+fn rooms(parts: &Parts, arbiters: &[Arbiter], cpu: CpuPool) -> Result<Rooms, Exit> {
     let Config { knock, actors, rate_limit, .. } = &parts.config;
     let mut seed = [0; 8];
     os_random(&mut seed).map_err(|error| Exit::Failure.because(&error))?;
@@ -222,7 +248,7 @@ fn rooms(parts: &Parts, arbiters: &[Arbiter], threads: NonZero<usize>) -> Result
             by_user_in_room: rate(rate_limit.knocks_by_user_in_room),
             by_user: rate(rate_limit.knocks_by_user),
         }),
-        cpu: CpuPool::new(threads.get()),
+        cpu,
         arbiters: arbiters.iter().map(Arbiter::handle).collect(),
         mailbox_capacity: actors.mailbox_capacity,
         live_max: actors.live_max,
@@ -235,9 +261,9 @@ fn rate(bucket: Bucket) -> Rate {
     Rate { per_second: bucket.per_second, burst: f64::from(bucket.burst) }
 }
 
-fn app(parts: Parts, rooms: Rooms, threads: NonZero<usize>) -> Result<App, Exit> {
-    let keyring = keyring(&parts)?;
-    let Parts { config, clock, identity, old_keys, admin_token, notifier, stores } = parts;
+fn app(parts: Parts, rooms: Rooms, cpu: CpuPool) -> Result<App, Exit> {
+    let Outside { keyring, federation, sender, denied_servers } = outside(&parts, &rooms, &cpu)?;
+    let Parts { config, clock, identity, old_keys, admin_token, notifier, outbound: _, stores } = parts;
     let limits = &config.rate_limit;
     let rates = rate_limit::Rates {
         enabled: limits.enabled,
@@ -259,7 +285,7 @@ fn app(parts: Parts, rooms: Rooms, threads: NonZero<usize>) -> Result<App, Exit>
         well_known_server: config.well_known_server.clone(),
         open_registration: config.registration.open,
         registration_shared_secret: secret.map(|secret| HiddenText::new(secret.expose())),
-        denied_servers: DeniedServers::parse(&config.federation.denied_servers),
+        denied_servers,
         default_room_version: config.rooms.default_version.clone(),
         knock_reason_bytes_max: config.knock.reason_bytes_max,
         admin_token: HiddenText::new(admin_token.expose()),
@@ -274,18 +300,28 @@ fn app(parts: Parts, rooms: Rooms, threads: NonZero<usize>) -> Result<App, Exit>
         rooms,
         stores,
         keyring,
+        federation,
+        sender,
         notifier,
         clock,
         randomness: Arc::new(OsRandomness),
         settings,
         limits: Limits::new(rates),
-        cpu: vestibule_api::cpu_pool::CpuPool::new(threads.get()),
+        cpu: vestibule_api::cpu_pool::CpuPool::sharing(cpu),
         registration_nonces: Default::default(),
         vitals: Vitals::default(),
     })
 }
 
-fn keyring(parts: &Parts) -> Result<Keyring, Exit> {
+/// What talks to other servers.
+struct Outside {
+    keyring: Keyring,
+    federation: Federation,
+    sender: Sender,
+    denied_servers: DeniedServers,
+}
+
+fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool) -> Result<Outside, Exit> {
     let refused = |error: &dyn std::error::Error| Exit::Refused.because(error);
     let federation = &parts.config.federation;
     let filter =
@@ -293,15 +329,21 @@ fn keyring(parts: &Parts) -> Result<Keyring, Exit> {
     let tls = tls_config(&federation.trusted_ca_files).map_err(|error| refused(&error))?;
     let egress = Arc::new(Egress::new(filter, tls));
     let resolver = Arc::new(SystemResolver::new().map_err(|error| refused(&error))?);
-    let jitter = Arc::new(|| {
+    let jitter: Random = Arc::new(|| {
         let mut drawn = [0; 8];
         // Without randomness all pauses are equally long, which harms nobody.
         let _ = os_random(&mut drawn);
         u64::from_le_bytes(drawn)
     });
-    let discovery =
-        Discovery::new(resolver, egress.clone(), federation.server_addresses.clone(), parts.clock.clone(), jitter);
-    let client = Client::new(parts.identity.clone(), discovery, egress);
+    let discovery = Discovery::new(
+        resolver,
+        egress.clone(),
+        federation.server_addresses.clone(),
+        parts.clock.clone(),
+        jitter.clone(),
+    );
+    let denied_servers = DeniedServers::parse(&federation.denied_servers);
+    let client = Client::new(parts.identity.clone(), discovery, egress).denying(denied_servers.clone());
     let rate_limit = &parts.config.rate_limit;
     let own_old_keys = parts.old_keys.iter().map(|old| (old.key_id.clone(), (old.public_key, old.expired_ts.into())));
     let settings = KeyringSettings {
@@ -311,7 +353,36 @@ fn keyring(parts: &Parts) -> Result<Keyring, Exit> {
         own_old_keys: own_old_keys.collect(),
     };
     let store = parts.stores.server_keys.clone();
-    Ok(Keyring::new(parts.identity.clone(), settings, Arc::new(client), store, parts.clock.clone()))
+    let key_source = Arc::new(client.clone());
+    let keyring = Keyring::new(parts.identity.clone(), settings, key_source, store, parts.clock.clone());
+    let request_timeout = federation.request_timeout.get();
+    let backoff = Backoff { min: federation.retry_backoff_min.get(), max: federation.retry_backoff_max.get() };
+    let sender = SenderParts {
+        identity: parts.identity.clone(),
+        client: client.clone(),
+        stores: parts.stores.clone(),
+        rooms: rooms.clone(),
+        clock: parts.clock.clone(),
+        random: jitter.clone(),
+        settings: SenderSettings { request_timeout, backoff },
+    };
+    let federation = FederationParts {
+        identity: parts.identity.clone(),
+        client,
+        keyring: keyring.clone(),
+        rooms: rooms.clone(),
+        stores: parts.stores.clone(),
+        clock: parts.clock.clone(),
+        random: jitter,
+        cpu: cpu.clone(),
+        settings: FederationSettings { request_timeout, auto_join_accepted: parts.config.knock.auto_join_accepted },
+    };
+    Ok(Outside {
+        keyring,
+        federation: Federation::new(federation),
+        sender: Sender::new(parts.outbound.clone(), sender),
+        denied_servers,
+    })
 }
 
 async fn count_pending_knocks(stores: &Stores) -> Result<u64, StorageError> {

@@ -14,10 +14,9 @@ use ipnet::IpNet;
 use ruma::{OwnedServerName, OwnedServerSigningKeyId, RoomVersionId, ServerName};
 use tokio::sync::watch;
 use vestibule_actors::{Rooms, SyncNotifier};
-use vestibule_federation::keyring::Keyring;
+use vestibule_federation::{Federation, Sender, denied_servers::DeniedServers, keyring::Keyring};
 use vestibule_protocol::{
     clock::{Clock, UnixMillis},
-    server_acl::Glob,
     signing::Identity,
 };
 use vestibule_storage::commit::Stores;
@@ -36,6 +35,10 @@ pub struct App {
     pub stores: Stores,
     /// Other servers' keys.
     pub keyring: Keyring,
+    /// What takes several requests to other servers.
+    pub federation: Federation,
+    /// Brings our events to other servers.
+    pub sender: Sender,
     /// Wakes those who wait in `/sync`.
     pub notifier: SyncNotifier,
     /// Wall clock and monotonic clock.
@@ -102,25 +105,6 @@ pub struct ApiSettings {
     pub knock_reason_bytes_max: usize,
     /// The bearer token of the admin listeners.
     pub admin_token: HiddenText,
-}
-
-/// Server names that the operator denies, as globs over names without port, in either case.
-#[derive(Clone, Debug, Default)]
-pub struct DeniedServers {
-    globs: Vec<Glob>,
-}
-
-impl DeniedServers {
-    /// Compiles the configured patterns.
-    pub fn parse<P: AsRef<str>>(patterns: &[P]) -> Self {
-        Self { globs: patterns.iter().map(|pattern| Glob::parse(pattern.as_ref())).collect() }
-    }
-
-    /// Whether the server is denied.
-    pub fn holds(&self, server: &ServerName) -> bool {
-        let host = server.host().to_ascii_lowercase();
-        self.globs.iter().any(|glob| glob.matches(&host))
-    }
 }
 
 /// Text that no log shows.
@@ -213,18 +197,6 @@ impl Vitals {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn denied_servers_match_without_port_and_case() {
-        let denied = DeniedServers::parse(&["evil.test", "*.bad.test", "10.0.0.?"]);
-        let name = |text: &str| OwnedServerName::try_from(text).unwrap();
-        for server in ["evil.test", "EVIL.test:8448", "a.bad.test", "10.0.0.1:80"] {
-            assert!(denied.holds(&name(server)), "{server}");
-        }
-        for server in ["notevil.test", "evil.test.org", "bad.test", "10.0.0.11"] {
-            assert!(!denied.holds(&name(server)), "{server}");
-        }
-    }
 
     #[test]
     fn secrets_are_not_in_debug_text() {

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -17,6 +17,7 @@ use actix_web::{
     test::TestRequest,
     web::Data,
 };
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use ruma::{
     CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, OwnedUserId, RoomVersionId, ServerName,
@@ -24,8 +25,13 @@ use ruma::{
 use serde_json::{Value, json};
 use vestibule_actors::{CreateRoom, InitialEvent, Rooms, RoomsOptions, SyncNotifier, limits::Rate};
 use vestibule_federation::{
-    client::RemoteError,
+    Federation, FederationParts, FederationSettings, OutboundQueue, Sender,
+    client::{Client, RemoteError},
+    denied_servers::DeniedServers,
+    discovery::{Discovery, ResolveError, Resolver, ServiceRecord},
+    egress::{EgressError, Route, Transport},
     keyring::{KeySource, Keyring, KeyringSettings},
+    sender::{Backoff, SenderParts, SenderSettings},
 };
 use vestibule_protocol::{
     clock::{Clock, UnixMillis},
@@ -36,7 +42,7 @@ use vestibule_protocol::{
 };
 use vestibule_storage::{
     accounts::{AccountChange, Device, User},
-    commit::Commit,
+    commit::{Announcement, Commit, CommitListener},
     memory::MemoryStorage,
     server_keys::StoredServerKeys,
 };
@@ -47,7 +53,7 @@ use crate::{
     extract::access_token::hash_token,
     listener::Serves,
     rate_limit::{Limits, Rates},
-    state::{ApiSettings, App, DeniedServers, HiddenText, Randomness, Vitals},
+    state::{ApiSettings, App, HiddenText, Randomness, Vitals},
 };
 
 /// When tests begin.
@@ -85,6 +91,19 @@ impl Randomness for Zeroes {
     }
 }
 
+/// As the program wires it: clients who wait and the sender hear of commits.
+struct Listeners {
+    notifier: SyncNotifier,
+    outbound: OutboundQueue,
+}
+
+impl CommitListener for Listeners {
+    fn committed(&self, announcement: &Announcement) {
+        self.notifier.committed(announcement);
+        self.outbound.committed(announcement);
+    }
+}
+
 /// No server answers: peers' keys are in the store, or nowhere.
 struct SilentServers;
 
@@ -106,6 +125,40 @@ impl KeySource for SilentServers {
         _: Duration,
     ) -> BoxFuture<'a, Result<CanonicalJsonObject, RemoteError>> {
         Box::pin(async { Err(RemoteError::Connect { detail: "refused".to_owned() }) })
+    }
+}
+
+/// What other servers answer: their name and the request give status and JSON; `None`: nobody takes the connection.
+pub(crate) type Peers = dyn Fn(&str, &http::Request<Bytes>) -> Option<(u16, Value)> + Send + Sync;
+
+/// A network in which every name has an address and [`Peers`] answer.
+struct ScriptedNetwork(Arc<Peers>);
+
+impl Resolver for ScriptedNetwork {
+    fn addresses<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, ResolveError>> {
+        Box::pin(async { Ok(vec![Ipv4Addr::new(192, 0, 2, 1).into()]) })
+    }
+
+    fn services<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<ServiceRecord>, ResolveError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+impl Transport for ScriptedNetwork {
+    fn exchange<'a>(
+        &'a self,
+        route: &'a Route,
+        request: http::Request<Bytes>,
+        _: usize,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<http::Response<Bytes>, EgressError>> {
+        let is_well_known = request.uri().path().starts_with("/.well-known/");
+        let answer = if is_well_known { None } else { (self.0)(&route.host_header, &request) };
+        Box::pin(async move {
+            let refused = || EgressError::Connect { detail: "refused".to_owned() };
+            let (status, body) = answer.ok_or_else(refused)?;
+            Ok(http::Response::builder().status(status).body(body.to_string().into()).unwrap())
+        })
     }
 }
 
@@ -139,9 +192,15 @@ impl World {
     }
 
     pub(crate) fn with(rates: Rates, change: impl FnOnce(&mut ApiSettings)) -> Self {
+        Self::among(rates, change, Arc::new(|_, _| None))
+    }
+
+    /// With other servers, and a sender that runs.
+    pub(crate) fn among(rates: Rates, change: impl FnOnce(&mut ApiSettings), peers: Arc<Peers>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock::start());
-        let notifier = SyncNotifier::default();
-        let stores = MemoryStorage::with_listener(Arc::new(notifier.clone())).stores();
+        let (notifier, outbound) = (SyncNotifier::default(), OutboundQueue::default());
+        let listeners = Listeners { notifier: notifier.clone(), outbound: outbound.clone() };
+        let stores = MemoryStorage::with_listener(Arc::new(listeners)).stores();
         let identity = Arc::new(identity("us.test", 1));
         let pool = vestibule_actors::CpuPool::new(1);
         let rooms = Rooms::new(RoomsOptions {
@@ -168,6 +227,34 @@ impl World {
             stores.server_keys.clone(),
             clock.clone(),
         );
+        let network = Arc::new(ScriptedNetwork(peers));
+        let discovery =
+            Discovery::new(network.clone(), network.clone(), BTreeMap::new(), clock.clone(), Arc::new(|| 0));
+        let client = Client::new(identity.clone(), discovery, network);
+        let request_timeout = Duration::from_secs(20);
+        let federation = Federation::new(FederationParts {
+            identity: identity.clone(),
+            client: client.clone(),
+            keyring: keyring.clone(),
+            rooms: rooms.clone(),
+            stores: stores.clone(),
+            clock: clock.clone(),
+            random: Arc::new(|| 0),
+            cpu: pool.clone(),
+            settings: FederationSettings { request_timeout, auto_join_accepted: false },
+        });
+        let backoff = Backoff { min: Duration::from_mins(10), max: Duration::from_hours(7 * 24) };
+        let sender = SenderParts {
+            identity: identity.clone(),
+            client,
+            stores: stores.clone(),
+            rooms: rooms.clone(),
+            clock: clock.clone(),
+            random: Arc::new(|| 0),
+            settings: SenderSettings { request_timeout, backoff },
+        };
+        let sender = Sender::new(outbound, sender);
+        sender.start();
         let mut settings = ApiSettings {
             trusted_proxies: Vec::new(),
             well_known_client: None,
@@ -186,6 +273,8 @@ impl World {
             rooms,
             stores,
             keyring,
+            federation,
+            sender,
             notifier,
             clock,
             randomness: Arc::new(Zeroes),

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use ruma::{
-    CanonicalJsonObject, ServerName,
+    CanonicalJsonObject, RoomVersionId, ServerName,
     api::{
         error::ErrorCode,
         federation::authentication::{XMatrix, XMatrixSigningInput},
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use vestibule_protocol::{canonical_json, signing::Identity};
 
 use crate::{
+    denied_servers::DeniedServers,
     discovery::{Discovery, DiscoveryError},
     egress::{EgressError, Transport},
 };
@@ -90,6 +91,8 @@ pub struct Refusal {
     pub error: String,
     /// How long it asks us to wait.
     pub retry_after: Option<Duration>,
+    /// The room's version, which goes with `M_INCOMPATIBLE_ROOM_VERSION`.
+    pub room_version: Option<RoomVersionId>,
 }
 
 /// Why a server did not do what we asked. None of these is a failure of ours.
@@ -98,6 +101,9 @@ pub enum RemoteError {
     /// The destination is this server.
     #[error("the destination is this server itself")]
     DestinationIsUs,
+    /// The operator denies the destination. Nothing was looked up or sent.
+    #[error("the destination is denied by the operator")]
+    DestinationDenied,
     /// The request cannot be written or signed; the caller built it wrongly.
     #[error("unfit request: {detail}")]
     UnfitRequest {
@@ -126,10 +132,12 @@ pub enum RemoteError {
     #[error("no complete reply before the deadline")]
     Timeout,
     /// The reply is longer than allowed. The server may have done what we asked.
-    #[error("reply larger than {bytes_max} bytes")]
+    #[error("reply with status {status} larger than {bytes_max} bytes")]
     ReplyTooLarge {
         /// The limit.
         bytes_max: usize,
+        /// The reply's status.
+        status: StatusCode,
     },
     /// The connection broke or what came is not HTTP. The server may have done what we asked.
     #[error("broken exchange: {detail}")]
@@ -154,6 +162,7 @@ pub struct Client {
     identity: Arc<Identity>,
     discovery: Discovery,
     transport: Arc<dyn Transport>,
+    denied: Arc<DeniedServers>,
 }
 
 impl ServerRequest {
@@ -204,7 +213,17 @@ impl Reply {
 impl Client {
     /// A client that speaks as `identity`.
     pub fn new(identity: Arc<Identity>, discovery: Discovery, transport: Arc<dyn Transport>) -> Self {
-        Self { identity, discovery, transport }
+        Self { identity, discovery, transport, denied: Arc::default() }
+    }
+
+    /// The same client, which sends nothing to these servers.
+    pub fn denying(self, denied: DeniedServers) -> Self {
+        Self { denied: Arc::new(denied), ..self }
+    }
+
+    /// Whether the operator lets us talk to a server.
+    pub fn is_denied(&self, server: &ServerName) -> bool {
+        self.denied.holds(server)
     }
 
     /// Sends `request` to `destination` and waits for the whole reply.
@@ -221,6 +240,9 @@ impl Client {
     ) -> Result<Reply, RemoteError> {
         if destination == self.identity.server_name() {
             return Err(RemoteError::DestinationIsUs);
+        }
+        if self.is_denied(destination) {
+            return Err(RemoteError::DestinationDenied);
         }
         let request = self.write(destination, request)?;
         let exchange = async {
@@ -286,6 +308,15 @@ impl RemoteError {
         Self::UnfitRequest { detail: error.to_string() }
     }
 
+    /// Whether the server does not know the endpoint, so that what was asked for was not judged at all.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#unsupported-endpoints>
+    pub fn is_unknown_endpoint(&self) -> bool {
+        let Self::Refused(refusal) = self else { return false };
+        let is_about_endpoints = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED].contains(&refusal.status);
+        is_about_endpoints && matches!(&refusal.errcode, None | Some(ErrorCode::Unrecognized))
+    }
+
     /// Whether looking for the server anew may help.
     fn is_about_the_route(&self) -> bool {
         matches!(
@@ -303,7 +334,7 @@ impl From<EgressError> for RemoteError {
             EgressError::Connect { detail } => Self::Connect { detail },
             EgressError::Tls { detail } => Self::Tls { detail },
             EgressError::Timeout => Self::Timeout,
-            EgressError::ReplyTooLarge { bytes_max } => Self::ReplyTooLarge { bytes_max },
+            EgressError::ReplyTooLarge { bytes_max, status } => Self::ReplyTooLarge { bytes_max, status },
             EgressError::Broken { detail } => Self::Broken { detail },
         }
     }
@@ -316,6 +347,7 @@ impl Refusal {
             errcode: Option<String>,
             error: Option<String>,
             retry_after_ms: Option<u64>,
+            room_version: Option<serde_json::Value>,
         }
         let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
         let header_s = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -325,7 +357,8 @@ impl Refusal {
             .filter(|code| code.chars().count() <= ERROR_TEXT_CHARS_MAX)
             .map(|code| ErrorCode::from(code.as_str()));
         let error = body.error.unwrap_or_default().chars().take(ERROR_TEXT_CHARS_MAX).collect();
-        Self { status, errcode, error, retry_after }
+        let room_version = body.room_version.and_then(|version| RoomVersionId::try_from(version.as_str()?).ok());
+        Self { status, errcode, error, retry_after, room_version }
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::Client as PooledClient,
@@ -86,10 +86,12 @@ pub enum EgressError {
     #[error("no complete reply before the deadline")]
     Timeout,
     /// The reply is longer than the caller allows. The rest was not read.
-    #[error("reply larger than {bytes_max} bytes")]
+    #[error("reply with status {status} larger than {bytes_max} bytes")]
     ReplyTooLarge {
         /// The caller's limit.
         bytes_max: usize,
+        /// The reply's status: what the server decided is known, although not what it said.
+        status: StatusCode,
     },
     /// The connection ended early, or what came is not HTTP/1 with a head within our limits.
     #[error("broken exchange: {detail}")]
@@ -151,7 +153,7 @@ impl Egress {
         let _route_known = self.routes.know(authority, route.clone());
         let response = self.client.request(request).await.map_err(|error| classify(&error))?;
         let (head, mut body) = response.into_parts();
-        let too_large = EgressError::ReplyTooLarge { bytes_max: reply_bytes_max };
+        let too_large = EgressError::ReplyTooLarge { bytes_max: reply_bytes_max, status: head.status };
         let announced =
             head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|length| length > reply_bytes_max) {

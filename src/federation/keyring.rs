@@ -26,6 +26,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use vestibule_protocol::{
     clock::{Clock, UnixMillis},
+    room_version::RoomVersion,
     signing::Identity,
 };
 use vestibule_storage::server_keys::ServerKeyStore;
@@ -189,6 +190,31 @@ impl Keyring {
         let purpose = Purpose::Event { origin_server_ts, enforce_validity, now };
         let keys = self.inner.usable_keys(server, key_ids, purpose, None).await?;
         Ok(key_map(server, keys))
+    }
+
+    /// The keys with which the signatures that an event needs may have been made at its time: `required` as the event
+    /// says it, servers with their key ids. The one way to keys of events, whatever route brought them.
+    ///
+    /// A key that cannot be had is left out, and the signature that needs it will not verify.
+    pub async fn keys_of_event(
+        &self,
+        required: &BTreeMap<OwnedServerName, BTreeSet<String>>,
+        version: &RoomVersion,
+        origin_server_ts: UnixMillis,
+    ) -> PublicKeyMap {
+        let enforce_validity = version.rules().enforce_key_validity;
+        let now = self.inner.clock.now();
+        let mut keys = PublicKeyMap::new();
+        for (server, names) in required {
+            let key_ids: Vec<OwnedServerSigningKeyId> =
+                names.iter().filter_map(|name| ServerSigningKeyId::parse(name).ok()).collect();
+            let key_ids: Vec<&ServerSigningKeyId> = key_ids.iter().map(|key_id| &**key_id).collect();
+            match self.keys_for_event(server, &key_ids, origin_server_ts, enforce_validity, now).await {
+                Ok(found) => keys.extend(found),
+                Err(error) => log::debug!(origin:% = server, error:%; "no key for an event"),
+            }
+        }
+        keys
     }
 
     /// Ends the pause after failed fetches, because the server showed life in another way.

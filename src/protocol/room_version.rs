@@ -46,6 +46,12 @@ impl RoomVersion {
         Some(Self { id: id.clone(), rules, state_resolution, hosting })
     }
 
+    /// The versions of rooms that we can be in, oldest first: what we offer to other servers.
+    pub fn known() -> Vec<RoomVersionId> {
+        use RoomVersionId::{V3, V4, V5};
+        [V3, V4, V5].into_iter().chain(Self::hosted()).collect()
+    }
+
     /// The versions in which rooms can be made here, oldest first.
     pub fn hosted() -> Vec<RoomVersionId> {
         use RoomVersionId::{V6, V7, V8, V9, V10, V11, V12};

@@ -69,6 +69,7 @@ impl Signed {
             log::debug!(origin:% = credentials.origin, error:%; "request not authenticated");
             MatrixError::from(error)
         })?;
+        app.sender.sign_of_life(&credentials.origin);
         app.limits.hold_request_of(&credentials.origin, &*app.clock).await?;
         let body = match content {
             Some(CanonicalJsonValue::Object(object)) => Some(object),

@@ -6,9 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ruma::{
-    OwnedServerName, OwnedServerSigningKeyId, RoomId, ServerName, ServerSigningKeyId, signatures::PublicKeyMap,
-};
+use ruma::{OwnedServerName, RoomId, ServerName, signatures::PublicKeyMap};
 use vestibule_actors::{AskError, CheckDoor};
 use vestibule_protocol::{
     membership::{
@@ -128,18 +126,5 @@ pub(super) async fn keys_of_signers(
     event: &Pdu,
     version: &RoomVersion,
 ) -> PublicKeyMap {
-    let enforce_validity = version.rules().enforce_key_validity;
-    let mut keys = PublicKeyMap::new();
-    for (server, names) in signers {
-        let key_ids: Vec<OwnedServerSigningKeyId> =
-            names.into_iter().filter_map(|name| ServerSigningKeyId::parse(name).ok()).collect();
-        let key_ids: Vec<&ServerSigningKeyId> = key_ids.iter().map(|key_id| &**key_id).collect();
-        let now = app.clock.now();
-        let found = app.keyring.keys_for_event(&server, &key_ids, event.origin_server_ts(), enforce_validity, now);
-        match found.await {
-            Ok(found) => keys.extend(found),
-            Err(error) => log::debug!(origin:% = server, error:%; "no key for an event"),
-        }
-    }
-    keys
+    app.keyring.keys_of_event(&signers, version, event.origin_server_ts()).await
 }

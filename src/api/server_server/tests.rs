@@ -8,11 +8,11 @@ use actix_web::{
 };
 use ruma::{RoomVersionId, events::StateEventType};
 use serde_json::{Value, json};
+use vestibule_federation::denied_servers::DeniedServers;
 use vestibule_storage::accounts::{AccountChange, Alias};
 
 use crate::{
     listener::Serves,
-    state::DeniedServers,
     testing::{NOW, Peer, World, ask, rates},
 };
 

@@ -118,7 +118,10 @@ async fn every_failure_of_the_way_is_its_own_fact() {
         (EgressError::AddressDenied, RemoteError::AddressDenied),
         (EgressError::PortDenied { port: 25 }, RemoteError::AddressDenied),
         (EgressError::Timeout, RemoteError::Timeout),
-        (EgressError::ReplyTooLarge { bytes_max: 5 }, RemoteError::ReplyTooLarge { bytes_max: 5 }),
+        (
+            EgressError::ReplyTooLarge { bytes_max: 5, status: http::StatusCode::OK },
+            RemoteError::ReplyTooLarge { bytes_max: 5, status: http::StatusCode::OK },
+        ),
         (EgressError::Tls { detail: "t".into() }, RemoteError::Tls { detail: "t".into() }),
         (EgressError::Connect { detail: "c".into() }, RemoteError::Connect { detail: "c".into() }),
         (EgressError::Broken { detail: "b".into() }, RemoteError::Broken { detail: "b".into() }),

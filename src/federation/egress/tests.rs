@@ -211,7 +211,7 @@ async fn replies_over_the_cap_are_dropped_while_they_arrive() {
     let to = route(&[announced.address], "hs2");
     assert_eq!(egress.exchange(&to, get("/"), 1000, SOON).await.unwrap().body().len(), 1000);
     let over = egress.exchange(&to, get("/"), 999, SOON).await;
-    assert_eq!(over.unwrap_err(), EgressError::ReplyTooLarge { bytes_max: 999 });
+    assert_eq!(over.unwrap_err(), EgressError::ReplyTooLarge { bytes_max: 999, status: http::StatusCode::OK });
 
     // Without an end: the peer writes until the connection goes.
     let endless = TlsPeer::start("127.0.0.2", authority.acceptor(&["hs2"]), |_, tls| {
@@ -226,7 +226,7 @@ async fn replies_over_the_cap_are_dropped_while_they_arrive() {
     })
     .await;
     let over = egress.exchange(&route(&[endless.address], "hs2"), get("/"), 64 * 1024, SOON).await;
-    assert_eq!(over.unwrap_err(), EgressError::ReplyTooLarge { bytes_max: 64 * 1024 });
+    assert_eq!(over.unwrap_err(), EgressError::ReplyTooLarge { bytes_max: 64 * 1024, status: http::StatusCode::OK });
 
     let long_head = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(super::REPLY_HEAD_BYTES_MAX));
     let many_heads = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(super::REPLY_HEADERS_MAX + 1));

@@ -765,5 +765,5 @@ async fn an_oversized_key_reply_is_cut_off() {
     let (keyring, _peer, server) = over_tls(&authority, reply).await;
     let outcome = keyring.keys_for_request(&server, &[&key_id("a")], network, NOW).await;
     let bytes_max = 64 * 1024;
-    assert_eq!(outcome, Err(KeyError::Fetch(RemoteError::ReplyTooLarge { bytes_max })));
+    assert_eq!(outcome, Err(KeyError::Fetch(RemoteError::ReplyTooLarge { bytes_max, status: http::StatusCode::OK })));
 }

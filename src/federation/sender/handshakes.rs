@@ -1,0 +1,121 @@
+//! Invites and leaves of the outbox, one request or two for each, and each with its own pauses.
+//! May not: let one that fails hold up the others, except when the server does not answer at all.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::time::Instant;
+use vestibule_storage::{
+    error::StorageError,
+    outbox::{Delivery, OutboxPlace, OutboxRow},
+};
+
+use super::{
+    Inner, LaneKind, STORAGE_PAUSE,
+    destination::{Failure, Lane, Step, Work},
+    invite, leave,
+};
+use crate::client::RemoteError;
+
+/// Rows held at a time; more are read when some of them are done. Ours.
+const ROWS_MAX: usize = 1_000;
+
+/// Rows read at a time. Ours; most of them are of the other lane.
+const ROWS_PER_READ: usize = 256;
+
+/// The lane's work.
+#[derive(Default)]
+pub(super) struct Handshakes {
+    rows: BTreeMap<OutboxPlace, Waiting>,
+    /// Rows up to here were looked at. Places only grow.
+    read_up_to: Option<OutboxPlace>,
+}
+
+struct Waiting {
+    row: OutboxRow,
+    failures: u32,
+    /// `None`: now.
+    due: Option<Instant>,
+}
+
+/// What became of an attempt.
+pub(super) enum Delivered {
+    /// The row is done: taken, refused for good, or without meaning by now.
+    Done,
+    /// The server did not take it this time.
+    Failed(RemoteError),
+    /// We could not try or end it; not the server's fault.
+    OwnFailure(String),
+}
+
+impl From<StorageError> for Delivered {
+    fn from(error: StorageError) -> Self {
+        Self::OwnFailure(error.to_string())
+    }
+}
+
+impl Work for Handshakes {
+    async fn step(&mut self, inner: &Arc<Inner>, lane: &Lane) -> Step {
+        if let Err(error) = self.read(inner, lane).await {
+            log::error!(destination:% = lane.server(), error:%; "the outbox cannot be read");
+            return Step::Pause(Instant::now() + STORAGE_PAUSE);
+        }
+        let now = Instant::now();
+        let is_due = |waiting: &Waiting| waiting.due.is_none_or(|due| due <= now);
+        let Some(waiting) = self.rows.values_mut().find(|waiting| is_due(waiting)) else {
+            let next = self.rows.values().filter_map(|waiting| waiting.due).min();
+            return next.map_or(Step::Idle, Step::Wait);
+        };
+        let place = waiting.row.place;
+        let delivered = match &waiting.row.delivery {
+            Delivery::Invite => invite::deliver(inner, lane, &waiting.row).await,
+            Delivery::Leave { user_id } => leave::deliver(inner, lane, &waiting.row, user_id).await,
+            Delivery::Transaction => Delivered::Done,
+        };
+        match delivered {
+            Delivered::Done => {
+                self.rows.remove(&place);
+                inner.note_done(lane.server(), vec![place]).await;
+                Step::Again
+            }
+            Delivered::OwnFailure(why) => {
+                log::error!(destination:% = lane.server(), event_id:% = waiting.row.event_id, error = why; "not delivered");
+                waiting.due = Some(Instant::now() + STORAGE_PAUSE);
+                Step::Again
+            }
+            Delivered::Failed(error) => {
+                let failure = Failure::of(&error);
+                lane.failed(&error);
+                waiting.failures = waiting.failures.saturating_add(1);
+                let due = inner.due_after(waiting.failures, &failure);
+                waiting.due = Some(due);
+                match failure {
+                    Failure::NoAnswer => Step::Pause(due),
+                    _ => Step::Again,
+                }
+            }
+        }
+    }
+
+    fn all_is_due(&mut self) {
+        self.rows.values_mut().for_each(|waiting| waiting.due = None);
+    }
+}
+
+impl Handshakes {
+    async fn read(&mut self, inner: &Inner, lane: &Lane) -> Result<(), StorageError> {
+        while self.rows.len() < ROWS_MAX {
+            let page = inner.parts.stores.outbox.pending(lane.server(), self.read_up_to, ROWS_PER_READ).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            self.read_up_to = Some(last.place);
+            let handshakes = page.into_iter().filter(|row| row.delivery != Delivery::Transaction);
+            self.rows.extend(handshakes.map(|row| (row.place, Waiting { row, failures: 0, due: None })));
+        }
+        Ok(())
+    }
+}
+
+/// Notes that the server answers after all.
+pub(super) fn succeeded(inner: &Inner, lane: &Lane) {
+    lane.succeeded();
+    inner.end_pause(lane.server(), LaneKind::Transactions);
+}

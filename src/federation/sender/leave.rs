@@ -1,0 +1,147 @@
+//! A leave of one of our users for a room that we are not in: a knock taken back, an invite declined.
+//! May not: send a leave to a room in which the user has become something else meanwhile.
+//!
+//! For the user it has happened already. Spec: <https://spec.matrix.org/v1.19/server-server-api/#leaving-rooms-rejecting-invites>
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, RoomId, RoomVersionId, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use vestibule_protocol::{
+    membership::{
+        handshake::member_content,
+        template::{Template, TemplateRequest, read_template},
+    },
+    pdu::event_builder::EventDraft,
+    room_version::RoomVersion,
+};
+use vestibule_storage::{error::StorageError, outbox::OutboxRow, room::OutOfBand};
+
+use super::{
+    Inner,
+    destination::{Failure, Lane},
+    handshakes::{Delivered, succeeded},
+};
+use crate::{
+    client::{Limits, RemoteError, Reply, ServerRequest},
+    endpoints::{self, Made, SendLeaveForm},
+};
+
+/// Bytes of a `make_leave` or `send_leave` answer. Source: SECURITY T21, as for `make_knock`.
+const LEAVE_REPLY_BYTES_MAX: usize = 256 * 1024;
+
+/// Has the server's room hear of it.
+pub(super) async fn deliver(inner: &Inner, lane: &Lane, row: &OutboxRow, user_id: &UserId) -> Delivered {
+    let left = match still_left(inner, &row.room_id, user_id).await {
+        Ok(Still::Left(left)) => left,
+        Ok(Still::Otherwise) => return Delivered::Done,
+        Err(error) => return error.into(),
+    };
+    match leave(inner, lane, row, user_id, left.as_ref()).await {
+        Ok(()) => {
+            succeeded(inner, lane);
+            Delivered::Done
+        }
+        Err(Stop::Remote(error)) => match Failure::of(&error) {
+            // 403 and 404: the room knows of nothing that could be left.
+            Failure::Refused(_) | Failure::NotForThem => {
+                log::debug!(destination:% = lane.server(), room_id:% = row.room_id, error:%; "leave refused");
+                Delivered::Done
+            }
+            Failure::NotNow { .. } | Failure::NoAnswer => Delivered::Failed(error),
+        },
+        Err(Stop::Unusable(why)) => {
+            log::debug!(destination:% = lane.server(), room_id:% = row.room_id, error = why; "leave given up");
+            Delivered::Done
+        }
+    }
+}
+
+/// What the user is to the room by now.
+enum Still {
+    /// Gone; with what we remember of it.
+    Left(Option<OutOfBand>),
+    /// Knocking again, invited again, or in the room: a leave now would end that.
+    Otherwise,
+}
+
+enum Stop {
+    Remote(RemoteError),
+    /// What the server gave us leads to no leave that we would sign, and asking again would not change it.
+    Unusable(String),
+}
+
+impl From<RemoteError> for Stop {
+    fn from(error: RemoteError) -> Self {
+        Self::Remote(error)
+    }
+}
+
+async fn still_left(inner: &Inner, room_id: &RoomId, user_id: &UserId) -> Result<Still, StorageError> {
+    let has_ended = |membership: &MembershipState| [MembershipState::Leave, MembershipState::Ban].contains(membership);
+    let out_of_band = inner.parts.stores.rooms.out_of_band_of(user_id, room_id).await?;
+    if let Some(out_of_band) = out_of_band {
+        let is_left = has_ended(&out_of_band.membership);
+        return Ok(if is_left { Still::Left(Some(out_of_band)) } else { Still::Otherwise });
+    }
+    let membership = inner.parts.stores.rooms.membership(user_id, room_id).await?;
+    let is_left = membership.is_none_or(|membership| has_ended(&membership.membership));
+    Ok(if is_left { Still::Left(None) } else { Still::Otherwise })
+}
+
+async fn leave(
+    inner: &Inner,
+    lane: &Lane,
+    row: &OutboxRow,
+    user_id: &UserId,
+    left: Option<&OutOfBand>,
+) -> Result<(), Stop> {
+    let unusable = |error: &dyn std::fmt::Display| Stop::Unusable(error.to_string());
+    let Template { version, place, .. } = template(inner, lane, &row.room_id, user_id, left).await?;
+    let reason = left.and_then(|left| left.event.reason());
+    let reason = reason.map(|reason| ("reason".to_owned(), CanonicalJsonValue::String(reason)));
+    let content: CanonicalJsonObject = reason.into_iter().collect();
+    let draft = EventDraft {
+        kind: TimelineEventType::RoomMember,
+        state_key: Some(user_id.to_string()),
+        sender: user_id.to_owned(),
+        content: member_content(content, &MembershipState::Leave),
+        redacts: None,
+    };
+    let built = draft.build_for_handshake(&place, &version, &inner.parts.identity);
+    let (event, object) = built.map_err(|error| unusable(&error))?;
+    let body = serde_json::to_string(&object).map_err(|error| unusable(&error))?;
+    let send = |form| endpoints::send_leave(form, &row.room_id, event.event_id(), body.clone());
+    match request(inner, lane, send(SendLeaveForm::V2)).await {
+        Err(error) if error.is_unknown_endpoint() => request(inner, lane, send(SendLeaveForm::V1)).await?,
+        Err(RemoteError::ReplyTooLarge { status, .. }) if status.is_success() => return Ok(()),
+        answered => answered?,
+    };
+    Ok(())
+}
+
+async fn template(
+    inner: &Inner,
+    lane: &Lane,
+    room_id: &RoomId,
+    user_id: &UserId,
+    left: Option<&OutOfBand>,
+) -> Result<Template, Stop> {
+    let reply = request(inner, lane, endpoints::make(Made::Leave, room_id, user_id, &[])).await?;
+    let known: Vec<RoomVersionId> = RoomVersion::known();
+    let wanted = TemplateRequest {
+        room_id,
+        user_id,
+        membership: MembershipState::Leave,
+        offered: &known,
+        fallback_version: left.map(|left| &left.room_version),
+    };
+    let object = reply.canonical_object()?;
+    read_template(&object, &wanted, inner.parts.clock.now()).map_err(|error| Stop::Unusable(error.to_string()))
+}
+
+async fn request(inner: &Inner, lane: &Lane, request: ServerRequest) -> Result<Reply, RemoteError> {
+    let limits = Limits { reply_bytes_max: LEAVE_REPLY_BYTES_MAX, deadline: inner.parts.settings.request_timeout };
+    let _place = inner.place(lane).await;
+    inner.parts.client.request(lane.server(), request, limits).await
+}
