@@ -5,6 +5,7 @@ use std::io;
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use sled::{Batch, IVec};
 use thiserror::Error;
@@ -20,6 +21,13 @@ pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
 /// Stands for a checksum that nobody knows: a checkpoint does not keep the record it ends with.
 pub(crate) const CHECKSUM_UNKNOWN: u32 = 0;
+
+/// How sled says that its lock is held; it has no error of its own for that.
+const LOCK_HELD: &str = "could not acquire lock";
+/// How often and how far apart opening is tried while it is. Measured: sled's threads let go within milliseconds; 2 s is for
+/// a machine that is busy.
+const LOCK_ATTEMPTS_MAX: usize = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 const MARK: &str = "applied";
 const IDENTITY: &str = "identity";
@@ -71,8 +79,22 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Opens or makes the store. A panic inside sled is an error like any other.
+    /// Opens or makes the store. A panic inside sled is an error like any other. Blocks while sled's lock is held: the data
+    /// directory is ours, so it is held by threads of a store that was just closed, and building anew would be in vain.
     pub(crate) fn open(path: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+        let mut attempts_left = LOCK_ATTEMPTS_MAX;
+        loop {
+            attempts_left = attempts_left.saturating_sub(1);
+            match Self::try_open(path, cache_bytes) {
+                Err(error) if attempts_left > 0 && error.0.contains(LOCK_HELD) => {
+                    std::thread::park_timeout(LOCK_PAUSE);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_open(path: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
         guarded(|| {
             make_private_dir(path).map_err(|error| IndexError(error.to_string()))?;
             // The background flush stays at its default: without it sled never cleans its log.

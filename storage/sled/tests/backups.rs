@@ -105,8 +105,8 @@ fn every_key_is_compared() {
     let damage = Changes::from([(missing, None), (changed, Some(vec![1])), (surplus, Some(Vec::new()))]);
     index.apply([&damage], mark).unwrap();
     drop(index);
-    let (_, report) = verify(place.options()).unwrap();
-    assert_eq!(report.differing.len(), 3, "{report:?}");
+    let (opened, report) = verify(place.options()).unwrap();
+    assert_eq!(report.differing.len(), 3, "{opened:?} {report:?}");
 }
 
 #[test]
