@@ -19,6 +19,7 @@ pub use crate::{
     registry::{AskError, Rooms, RoomsOptions},
     room::{
         RoomMessage,
+        add_history::AddHistory,
         admit_join::{AdmitJoin, AdmittedJoin},
         admit_knock::{AdmitKnock, AdmittedKnock},
         admit_leave::AdmitLeave,
@@ -32,6 +33,7 @@ pub use crate::{
         prepare_join::{JoinTemplate, PrepareJoin},
         prepare_knock::{KnockTemplate, PrepareKnock},
         prepare_leave::{LeaveTemplate, PrepareLeave},
+        receive_across_gap::ReceiveAcrossGap,
         receive_answer::ReceiveAnswer,
         receive_invite::ReceiveInvite,
         receive_outliers::ReceiveOutliers,

@@ -6,6 +6,7 @@
 //! to resolve) changes nothing and says what it needs; the room fetches it from storage or the CPU pool, keeps its mailbox
 //! shut meanwhile, and runs the turn anew.
 
+pub mod add_history;
 pub mod admit_join;
 pub mod admit_knock;
 pub mod admit_leave;
@@ -26,6 +27,7 @@ mod outliers;
 pub mod prepare_join;
 pub mod prepare_knock;
 pub mod prepare_leave;
+pub mod receive_across_gap;
 pub mod receive_answer;
 pub mod receive_invite;
 pub mod receive_outliers;

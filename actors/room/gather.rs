@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, events::TimelineEventType};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
 use vestibule_protocol::{
     clock::UnixMillis,
     pdu::Pdu,
@@ -16,6 +16,7 @@ use vestibule_protocol::{
         StateKey, StateMap, StateVersion,
         resolution::{AuthEvents, resolve},
     },
+    stream::TimelineOrder,
 };
 use vestibule_storage::{error::StorageError, room::StoredEvent};
 
@@ -128,8 +129,8 @@ async fn gather_events(
     let mut absent = BTreeSet::new();
     for (event_id, stored) in ids.into_iter().zip(stored) {
         match stored {
-            // An outlier authorizes; but nothing is known of the state before it, so nobody can stand on it.
-            Some(stored) if !is_outlier(&stored) || !cited.contains(&event_id) => {
+            // What has no known state before it may authorize, but nobody can stand on it.
+            Some(stored) if has_state(&stored) || !cited.contains(&event_id) => {
                 let state = if cited.contains(&event_id) {
                     let version = stored.state_before;
                     state_at(context, &place.room_id, version, &place.current).await?.map(|state| (version, state))
@@ -183,9 +184,12 @@ async fn gather_resolution(
 
 /// Whether a stored event has no place in the graph: it was fetched to authorize others, or came with a state.
 pub(super) fn is_outlier(stored: &StoredEvent) -> bool {
-    stored.order.is_none()
-        && stored.state_before == StateVersion::default()
-        && *stored.event.kind() != TimelineEventType::RoomCreate
+    stored.order.is_none() && stored.state_before == StateVersion::default()
+}
+
+/// Whether the state before a stored event is known. Of history that was fetched backwards it is not.
+pub(super) fn has_state(stored: &StoredEvent) -> bool {
+    !is_outlier(stored) && stored.order.is_none_or(|order| order > TimelineOrder(0))
 }
 
 /// Reads a version of the state, sharing with the current one all that is equal.

@@ -24,6 +24,16 @@ pub(super) struct Cited {
     pub(super) auth_events: Vec<Arc<Pdu>>,
 }
 
+/// The auth events that an event names.
+pub(super) struct NamedEvents {
+    /// Those at hand.
+    pub(super) auth_events: Vec<Arc<Pdu>>,
+    /// Those that storage was not asked for yet.
+    pub(super) to_read: BTreeSet<OwnedEventId>,
+    /// Those that storage does not have.
+    pub(super) absent: Vec<OwnedEventId>,
+}
+
 /// Why an incoming event is not in the room yet, or never will be.
 #[derive(Debug)]
 pub(super) enum IncomingStop<F> {
@@ -71,21 +81,7 @@ impl Room {
 
     /// What an incoming event stands on: the state after the events that it cites, and the events that authorize it.
     pub(super) fn cited<F>(&mut self, event: &Arc<Pdu>, lookups: &Lookups) -> Result<Cited, IncomingStop<F>> {
-        let mut auth_events: Vec<Arc<Pdu>> = Vec::new();
-        let mut to_read: BTreeSet<OwnedEventId> = BTreeSet::new();
-        let mut absent: Vec<OwnedEventId> = Vec::new();
-        for auth_id in event.auth_events() {
-            let known = self
-                .event_in_memory(auth_id, event)
-                .or_else(|| lookups.event(auth_id).map(|stored| stored.event.clone()));
-            match known {
-                Some(auth_event) => auth_events.push(auth_event),
-                None if lookups.is_absent(auth_id) => absent.push(auth_id.clone()),
-                None => {
-                    to_read.insert(auth_id.clone());
-                }
-            }
-        }
+        let NamedEvents { auth_events, to_read, absent } = self.named_by(event, lookups);
         let before = match self.graph.state_before(event.prev_events()) {
             StateBefore::Known(node) => node,
             StateBefore::NotInMemory(ids) => {
@@ -109,6 +105,26 @@ impl Room {
             return Err(IncomingStop::UnknownAuthEvents(absent));
         }
         Ok(Cited { before, auth_events })
+    }
+
+    /// The auth events that an event names, as far as they are at hand.
+    pub(super) fn named_by(&self, event: &Pdu, lookups: &Lookups) -> NamedEvents {
+        let mut auth_events: Vec<Arc<Pdu>> = Vec::new();
+        let mut to_read: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let mut absent: Vec<OwnedEventId> = Vec::new();
+        for auth_id in event.auth_events() {
+            let known = self
+                .event_in_memory(auth_id, event)
+                .or_else(|| lookups.event(auth_id).map(|stored| stored.event.clone()));
+            match known {
+                Some(auth_event) => auth_events.push(auth_event),
+                None if lookups.is_absent(auth_id) => absent.push(auth_id.clone()),
+                None => {
+                    to_read.insert(auth_id.clone());
+                }
+            }
+        }
+        NamedEvents { auth_events, to_read, absent }
     }
 
     /// Judges which auth events an event names, and gives the state that they make.

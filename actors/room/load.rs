@@ -10,7 +10,10 @@ use vestibule_protocol::{
     room_version::RoomVersion,
     state::StateMap,
 };
-use vestibule_storage::{error::StorageError, room::OutOfBand};
+use vestibule_storage::{
+    error::StorageError,
+    room::{Direction, OutOfBand},
+};
 
 use super::{RoomContext, apply::count_members, gather::state_at, memory::Room};
 
@@ -74,6 +77,10 @@ pub(crate) async fn load(
     let mut room = Room::new(room_id.to_owned(), context, graph, snapshot.next_order);
     room.counts = count_members(room.state());
     room.count_joined();
+    let oldest = room.context.clone().stores.rooms.timeline(room_id, None, Direction::Forward, 1).await?;
+    if let Some(order) = oldest.first().and_then(|event| event.order) {
+        room.oldest_order = order;
+    }
     room.out_of_band = out_of_band;
     for (user_id, knock) in snapshot.knocks {
         room.pending.insert(user_id, knock.since);

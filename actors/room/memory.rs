@@ -78,6 +78,8 @@ pub struct Room {
     /// Whether storage has the room. If not, only out-of-band memberships are kept of it.
     residency: Residency,
     pub(super) next_order: TimelineOrder,
+    /// The place of the oldest event of the timeline; history that is fetched goes before it.
+    pub(super) oldest_order: TimelineOrder,
     shown: Option<Arc<ShownState>>,
     transactions: BTreeMap<ClientTransaction, OwnedEventId>,
     transaction_order: VecDeque<ClientTransaction>,
@@ -102,6 +104,7 @@ impl Room {
             out_of_band: BTreeMap::new(),
             knock_before: BTreeMap::new(),
             residency: Residency::Stored,
+            oldest_order: next_order,
             next_order,
             shown: None,
             transactions: BTreeMap::new(),

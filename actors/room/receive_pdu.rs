@@ -93,7 +93,18 @@ pub(super) enum Never {}
 impl Room {
     /// Judges a received event in the order of the specification, and takes or sets it aside.
     fn receive(&mut self, event: &Arc<Pdu>, lookups: &Lookups) -> Result<(RoomChange, Received), IncomingStop<Never>> {
-        let Cited { before, auth_events } = self.cited(event, lookups)?;
+        let cited = self.cited(event, lookups)?;
+        self.receive_upon(event, lookups, cited)
+    }
+
+    /// The same, with what the event stands on known.
+    pub(super) fn receive_upon<F>(
+        &mut self,
+        event: &Arc<Pdu>,
+        lookups: &Lookups,
+        cited: Cited,
+    ) -> Result<(RoomChange, Received), IncomingStop<F>> {
+        let Cited { before, auth_events } = cited;
         let version = self.version().clone();
         let judged_where_made = self
             .authorized_by(event, &auth_events)

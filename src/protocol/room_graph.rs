@@ -330,6 +330,23 @@ impl RoomGraph {
         }
     }
 
+    /// The state before an event that cites events which nobody here has, given what another server says the state there is.
+    /// Of those events that are known, our own states count as well.
+    pub fn state_across(&mut self, prev_events: &[OwnedEventId], claimed: StateMap) -> StateBefore {
+        let after: BTreeSet<OwnedEventId> = prev_events.iter().cloned().collect();
+        if let Some(node) = self.resolved.get(&after) {
+            return StateBefore::Known(node.clone());
+        }
+        let mut states = distinct_states(self.nodes_after(&after));
+        if !states.contains(&claimed) {
+            states.push(claimed.clone());
+        }
+        if states.len() == 1 {
+            return StateBefore::Known(self.supply(after, &claimed));
+        }
+        StateBefore::Unresolved(Unresolved { after, states })
+    }
+
     /// Takes the result of resolving [`Unresolved::states`].
     pub fn supply(&mut self, after: BTreeSet<OwnedEventId>, state: &StateMap) -> Arc<StateNode> {
         let nodes = self.nodes_after(&after);

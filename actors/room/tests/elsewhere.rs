@@ -21,7 +21,7 @@ use vestibule_storage::outbox::Delivery;
 
 use super::support::DAVE;
 use crate::{
-    AdmitJoin, AskError, JoinAnswer, PrepareJoin, ReceivePdu, Received,
+    AddHistory, AdmitJoin, AskError, JoinAnswer, PrepareJoin, ReceiveAcrossGap, ReceiveOutliers, ReceivePdu, Received,
     testing::{RESIDENT, TestRoom, World, event, message, put, read, server, verified},
 };
 
@@ -330,4 +330,88 @@ async fn redaction_from_elsewhere_takes_content_away_if_its_sender_may() {
     peer.send(&room, redaction).await.unwrap();
     peer.deliver(&resident).await;
     assert_eq!(stored(&resident, &room, &text).content().get(), "{}");
+}
+
+#[actix::test]
+async fn event_behind_a_gap_is_judged_by_the_state_that_its_server_tells() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let topic = resident.set_state(&room, "m.room.topic", json!({ "topic": "otters" })).await;
+    let text = resident.send(&room, message(ALICE, "after the topic")).await.unwrap();
+    let origin = || server(RESIDENT);
+    let event = || resident.verified(&room.room_id, &text);
+    let missing = peer.rooms.ask(&room.room_id, ReceivePdu { event: event(), origin: origin() }).await.unwrap_err();
+    assert_eq!(missing, AskError::Refused(ReceiveRefusal::MissingEvents { event_ids: vec![topic.clone()] }));
+    let state = read(resident.stores().rooms.current_state(&room.room_id));
+    let state: Vec<OwnedEventId> = state.iter().map(|stored| stored.event.event_id().to_owned()).collect();
+    let across = |state: Vec<OwnedEventId>| ReceiveAcrossGap { event: event(), origin: origin(), state };
+    // What is not stored cannot be believed.
+    let unknown = peer.rooms.ask(&room.room_id, across(state.clone())).await.unwrap_err();
+    assert_eq!(unknown, AskError::Refused(ReceiveRefusal::MissingEvents { event_ids: vec![topic.clone()] }));
+    let outlier = ReceiveOutliers { events: vec![resident.verified(&room.room_id, &topic)] };
+    peer.rooms.ask(&room.room_id, outlier).await.unwrap();
+    assert_ne!(state_of(&peer, &room.room_id), state_of(&resident, &room.room_id));
+    let without_create: Vec<OwnedEventId> = state
+        .iter()
+        .filter(|id| stored(&resident, &room, id).kind() != &TimelineEventType::RoomCreate)
+        .cloned()
+        .collect();
+    assert!(peer.rooms.ask(&room.room_id, across(without_create)).await.is_err());
+    assert_eq!(peer.rooms.ask(&room.room_id, across(state.clone())).await, Ok(Received::Accepted));
+    assert_eq!(peer.rooms.ask(&room.room_id, across(state)).await, Ok(Received::Known));
+    for world in [&peer, &peer.restarted()] {
+        assert_eq!(state_of(world, &room.room_id), state_of(&resident, &room.room_id));
+        assert!(world.stored(&room, &text).unwrap().order.is_some());
+        assert_eq!(world.stored(&room, &topic).unwrap().order, None);
+    }
+    // The topic itself may come later; then it gets its place.
+    let event = resident.verified(&room.room_id, &topic);
+    assert_eq!(peer.rooms.ask(&room.room_id, ReceivePdu { event, origin: origin() }).await, Ok(Received::Accepted));
+    assert!(peer.stored(&room, &topic).unwrap().order.is_some());
+    assert_eq!(state_of(&peer, &room.room_id), state_of(&resident, &room.room_id));
+}
+
+#[actix::test]
+async fn outlier_that_its_auth_events_do_not_allow_is_kept_as_rejected() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let topic = made_by(&peer, &room, BOB, "m.room.topic", Some(""), canonical(json!({ "topic": "mine" }))).await;
+    let topic = verified(topic, &room.version);
+    let topic_id = topic.pdu().event_id().to_owned();
+    resident.rooms.ask(&room.room_id, ReceiveOutliers { events: vec![topic] }).await.unwrap();
+    assert_eq!(resident.stored(&room, &topic_id).unwrap().event.standing(), Standing::Rejected);
+}
+
+#[actix::test]
+async fn history_goes_before_the_timeline_and_only_what_leads_there() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    let old = resident.send(&room, message(ALICE, "before your time")).await.unwrap();
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let first = peer.timeline(&room).first().unwrap().event.clone();
+    let all: Vec<OwnedEventId> =
+        resident.timeline(&room).iter().map(|stored| stored.event.event_id().to_owned()).collect();
+    let history = |ids: &[OwnedEventId]| AddHistory {
+        before: first.event_id().to_owned(),
+        events: ids.iter().map(|id| resident.verified(&room.room_id, id)).collect(),
+    };
+    // Without the one between, nothing leads to the rest.
+    let rest: Vec<OwnedEventId> = all.iter().filter(|id| **id != old).cloned().collect();
+    assert_eq!(peer.rooms.ask(&room.room_id, history(&rest)).await, Ok(0));
+    let before = state_of(&peer, &room.room_id);
+    assert_eq!(peer.rooms.ask(&room.room_id, history(&all)).await, Ok(all.len() - 1));
+    assert_eq!(peer.rooms.ask(&room.room_id, history(&all)).await, Ok(0));
+    for world in [&peer, &peer.restarted()] {
+        let timeline: Vec<OwnedEventId> =
+            world.timeline(&room).iter().map(|stored| stored.event.event_id().to_owned()).collect();
+        assert_eq!(timeline, all);
+        assert_eq!(state_of(world, &room.room_id), before);
+        assert!(world.stored(&room, &old).unwrap().order.unwrap().0 <= 0);
+    }
+    // Nobody stands on it: the state there is not known.
+    let text = resident.send(&room, message(ALICE, "new")).await.unwrap();
+    resident.deliver(&peer).await;
+    assert_eq!(peer.timeline(&room).last().unwrap().event.event_id(), text);
 }

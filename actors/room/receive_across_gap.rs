@@ -1,0 +1,118 @@
+//! Takes an event that cites events which nobody would give us, on the word of another server about the state there.
+//! May not: believe more than which of the events, each verified and judged by itself, make the state.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events>
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ruma::{OwnedEventId, OwnedServerName};
+use vestibule_protocol::{
+    membership::ReceiveRefusal,
+    pdu::{Standing, checks::VerifiedPdu},
+    room_graph::StateBefore,
+    state::StateMap,
+};
+
+use super::{
+    Lookups, Need, Room, RoomMessage, Turn,
+    incoming::{Cited, IncomingStop, NamedEvents},
+    receive_pdu::{Never, Received},
+};
+
+/// An event behind a gap.
+#[derive(Debug)]
+pub struct ReceiveAcrossGap {
+    /// The event, format and signatures judged.
+    pub event: VerifiedPdu,
+    /// The server that brought it and told the state.
+    pub origin: OwnedServerName,
+    /// The events of the state before it, as that server tells. All must be stored, be it as outliers.
+    pub state: Vec<OwnedEventId>,
+}
+
+impl RoomMessage for ReceiveAcrossGap {
+    type Reply = Received;
+    type Refusal = ReceiveRefusal;
+    const KIND: &'static str = "receive_across_gap";
+    const CHANGES: bool = true;
+
+    fn events_to_look_up(&self) -> Vec<OwnedEventId> {
+        let event = self.event.pdu();
+        let own = [Some(event.event_id()), event.redacts()].into_iter().flatten().map(ToOwned::to_owned);
+        own.chain(event.auth_events().iter().cloned()).chain(self.state.iter().cloned()).collect()
+    }
+
+    fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
+        let refuse = |refusal| Turn::Refuse(refusal, Box::default());
+        if !room.is_lived_in() {
+            return refuse(ReceiveRefusal::ServerNotInRoom);
+        }
+        if !room.allows(&self.origin) {
+            return refuse(ReceiveRefusal::ServerDenied);
+        }
+        let event = self.event.pdu();
+        if event.room_id() != room.room_id() {
+            return refuse(ReceiveRefusal::NotOfThisRoom);
+        }
+        if room.has_event(event.event_id(), lookups) {
+            return Turn::Answer(Received::Known);
+        }
+        let cited = match self.cited(room, lookups) {
+            Ok(cited) => cited,
+            Err(IncomingStop::Need(need)) => return Turn::Need(need),
+            Err(IncomingStop::UnknownPrevEvents(event_ids) | IncomingStop::UnknownAuthEvents(event_ids)) => {
+                return refuse(ReceiveRefusal::MissingEvents { event_ids });
+            }
+            Err(IncomingStop::NotAuthorized(refusal)) => {
+                return Turn::Answer(Received::Rejected { reason: refusal.reason });
+            }
+            Err(IncomingStop::Refused(never)) => match never {},
+        };
+        match room.receive_upon::<Never>(event, lookups, cited) {
+            Ok((change, received)) => Turn::Commit(Box::new(change), received),
+            Err(IncomingStop::Need(need)) => Turn::Need(need),
+            Err(IncomingStop::UnknownPrevEvents(event_ids) | IncomingStop::UnknownAuthEvents(event_ids)) => {
+                refuse(ReceiveRefusal::MissingEvents { event_ids })
+            }
+            Err(IncomingStop::NotAuthorized(refusal)) => Turn::Answer(Received::Rejected { reason: refusal.reason }),
+            Err(IncomingStop::Refused(never)) => match never {},
+        }
+    }
+}
+
+impl ReceiveAcrossGap {
+    fn cited(&self, room: &mut Room, lookups: &Lookups) -> Result<Cited, IncomingStop<Never>> {
+        let event = self.event.pdu();
+        let NamedEvents { auth_events, to_read, absent } = room.named_by(event, lookups);
+        let absent: Vec<OwnedEventId> = absent.into_iter().chain(to_read).collect();
+        if !absent.is_empty() {
+            return Err(IncomingStop::UnknownAuthEvents(absent));
+        }
+        let missing: BTreeSet<OwnedEventId> =
+            self.state.iter().filter(|id| lookups.event(id).is_none()).cloned().collect();
+        if !missing.is_empty() {
+            return Err(IncomingStop::UnknownAuthEvents(missing.into_iter().collect()));
+        }
+        let claimed: StateMap = self
+            .state
+            .iter()
+            .filter_map(|id| lookups.event(id))
+            .map(|stored| &stored.event)
+            .filter(|event| event.standing() == Standing::Accepted)
+            .map(Arc::clone)
+            .collect();
+        // Without the create event it would be a state of another room.
+        if claimed.create().is_none_or(|create| Some(create) != room.state().create()) {
+            let create = room.state().create().map(|create| create.event_id().to_owned());
+            return Err(IncomingStop::UnknownAuthEvents(create.into_iter().collect()));
+        }
+        let before = match room.graph.state_across(event.prev_events(), claimed) {
+            StateBefore::Known(node) => node,
+            StateBefore::NotInMemory(cited) => {
+                return Err(IncomingStop::Need(Need::Events { cited, read: BTreeSet::new() }));
+            }
+            StateBefore::Unresolved(unresolved) => return Err(IncomingStop::Need(Need::Resolution(unresolved))),
+        };
+        Ok(Cited { before, auth_events })
+    }
+}
