@@ -20,10 +20,11 @@ use actix_web::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use ruma::{
-    CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, OwnedUserId, RoomVersionId, ServerName,
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, OwnedUserId, RoomId,
+    RoomVersionId, ServerName,
 };
 use serde_json::{Value, json};
-use vestibule_actors::{CreateRoom, InitialEvent, Rooms, RoomsOptions, SyncNotifier, limits::Rate};
+use vestibule_actors::{CreateRoom, InitialEvent, Rooms, RoomsOptions, SendEvent, SyncNotifier, limits::Rate};
 use vestibule_federation::{
     Federation, FederationParts, FederationSettings, OutboundQueue, Sender,
     client::{Client, RemoteError},
@@ -368,6 +369,25 @@ impl World {
         self.app.rooms.create(request).await.unwrap()
     }
 
+    /// Changes the state of a room, as its owner.
+    pub(crate) async fn state(&self, room_id: &RoomId, kind: &str, content: Value) -> OwnedEventId {
+        self.send(room_id, kind, Some(String::new()), content).await
+    }
+
+    /// Sends an event as the room's owner.
+    pub(crate) async fn send(
+        &self,
+        room_id: &RoomId,
+        kind: &str,
+        state_key: Option<String>,
+        content: Value,
+    ) -> OwnedEventId {
+        let sender = "@owner:us.test".try_into().unwrap();
+        let (kind, content) = (kind.into(), object(content));
+        let message = SendEvent { sender, kind, state_key, content, redacts: None, transaction: None };
+        self.app.rooms.ask(room_id, message).await.unwrap()
+    }
+
     /// How often a knock was refused for a reason.
     pub(crate) fn refused(&self, reason: &str) -> u64 {
         self.app.rooms.gauges().totals().knocks.refused.get(reason).copied().unwrap_or(0)
@@ -388,6 +408,11 @@ pub(crate) fn identity(server: &str, seed: u8) -> Identity {
 
 pub(crate) fn object(json: Value) -> CanonicalJsonObject {
     serde_json::from_value(json).unwrap()
+}
+
+/// The id of an event as JSON.
+pub(crate) fn event_id(event: &Value, version: &RoomVersionId) -> String {
+    event_id_of(&object(event.clone()), &RoomVersion::lookup(version).unwrap()).unwrap().to_string()
 }
 
 /// Another server, which signs what it sends.

@@ -1,12 +1,14 @@
 //! Handshakes end to end: a peer that signs, real rooms, the reference store.
 
+mod invites;
+mod joins;
 mod reads;
 
 use actix_web::{
     http::{Method, header::AUTHORIZATION},
     test::{TestRequest, init_service},
 };
-use ruma::{RoomVersionId, events::StateEventType};
+use ruma::{RoomId, RoomVersionId, events::StateEventType};
 use serde_json::{Value, json};
 use vestibule_federation::denied_servers::DeniedServers;
 use vestibule_storage::accounts::{AccountChange, Alias};
@@ -28,6 +30,30 @@ fn knock_from(template: &Value, server: &str, reason: &str) -> Value {
     event["origin_server_ts"] = json!(NOW.0);
     event["content"]["reason"] = json!(reason);
     event
+}
+
+/// The whole handshake of a join; status and body of where it ended.
+async fn join(
+    ask: impl AsyncFn(TestRequest) -> (u16, Value),
+    peer: &Peer,
+    room_id: &RoomId,
+    user_id: &str,
+    version: &RoomVersionId,
+) -> (u16, Value) {
+    let (status, template) = ask(peer.get(&make_join(room_id.as_str(), user_id))).await;
+    if status != 200 {
+        return (status, template);
+    }
+    let (event_id, event) = peer.sign(template["event"].clone(), version.clone());
+    ask(peer.put(&send_join(room_id.as_str(), &event_id), &event)).await
+}
+
+fn make_join(room_id: &str, user_id: &str) -> String {
+    format!("/_matrix/federation/v1/make_join/{room_id}/{user_id}?ver=8&ver=10&ver=11&ver=12")
+}
+
+fn send_join(room_id: &str, event_id: &str) -> String {
+    format!("/_matrix/federation/v2/send_join/{room_id}/{event_id}")
 }
 
 #[actix_web::test]
