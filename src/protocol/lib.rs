@@ -12,6 +12,7 @@ pub mod clock;
 pub mod fixture;
 pub mod membership;
 pub mod pdu;
+pub mod policy_server;
 pub mod recipients;
 pub mod room_graph;
 pub mod room_version;

@@ -34,7 +34,7 @@ pub const PREV_EVENTS_MAX: usize = 20;
 pub const AUTH_EVENTS_MAX: usize = 10;
 
 /// The policy server's key id; its signature is judged apart and displaces nobody's.
-const POLICY_SERVER_KEY: &str = "ed25519:policy_server";
+pub(crate) const POLICY_SERVER_KEY: &str = "ed25519:policy_server";
 
 /// Why an object is no event of its room version.
 #[derive(Debug, Error)]
