@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 pub mod cpu_pool;
+pub mod expiry;
 pub mod gauges;
 pub mod limits;
 pub mod registry;
@@ -28,6 +29,7 @@ pub use crate::{
         check_door::CheckDoor,
         check_reader::{CheckReader, Protection},
         create_room::{CreateRoom, InitialEvent},
+        expire_knock::{ExpireKnock, Kept},
         import_join::JoinAnswer,
         leave_out_of_band::LeaveOutOfBand,
         prepare_join::{JoinTemplate, PrepareJoin},

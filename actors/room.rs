@@ -17,6 +17,7 @@ pub mod check_door;
 pub mod check_reader;
 pub mod create_room;
 mod draft;
+pub mod expire_knock;
 mod gather;
 pub mod import_join;
 mod incoming;

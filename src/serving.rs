@@ -8,7 +8,7 @@ use actix_web::web::Data;
 use log::{error, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use vestibule_actors::{
-    CpuPool, Rooms, RoomsOptions, SyncNotifier,
+    CpuPool, Rooms, RoomsOptions, SyncNotifier, expiry,
     limits::{KnockRates, Rate},
 };
 use vestibule_api::{
@@ -146,6 +146,7 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
     let rooms = rooms(&parts, &arbiters, cpu.clone())?;
     let pending = count_pending_knocks(&parts.stores).await.map_err(|error| failed(&error))?;
     rooms.gauges().set_knocks_pending(pending);
+    let expire_after = parts.config.knock.expire_after.get();
     let app = Data::new(app(parts, rooms.clone(), cpu)?);
     let control = ControlSocket::bind(&data_dir, app.clone(), storage).map_err(|error| failed(&error))?;
     let Serving { listeners, handle, server } =
@@ -154,6 +155,10 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
     app.vitals.set_ready(true);
     announce(&listeners);
     app.sender.start();
+    let expiry = (!expire_after.is_zero()).then(|| {
+        let reader = app.stores.rooms.clone();
+        actix_rt::spawn(expiry::run(rooms.clone(), reader, app.clock.clone(), expire_after))
+    });
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM, stopping"),
@@ -169,6 +174,9 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
     app.vitals.begin_stop();
     // First: what it does not end now begins anew after the next start, and nobody waits for it.
     app.sender.stop();
+    if let Some(expiry) = expiry {
+        expiry.abort();
+    }
     drop(control);
     let stopped = tokio::select! {
         stopped = timeout(STOP_WITHIN, handle.stop(true)) => stopped.is_ok(),

@@ -112,6 +112,14 @@ impl RoomChange {
         self.out_of_band.push((user_id, out_of_band));
     }
 
+    /// What was decided, nobody decided but a rule of ours.
+    pub(super) fn decided_by_a_rule(&mut self, reason: &str) {
+        for decision in &mut self.decisions {
+            decision.by = None;
+            decision.reason = Some(reason.to_owned());
+        }
+    }
+
     /// What to count once it is durable.
     pub(super) fn happened(&self) -> &[KnockEvent] {
         &self.happened

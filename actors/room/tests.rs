@@ -4,6 +4,7 @@
 mod admission;
 mod any_order;
 mod elsewhere;
+mod expiry;
 mod forks;
 mod memberships;
 mod out_of_band;
