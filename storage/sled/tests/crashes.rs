@@ -4,10 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ruma::{RoomVersionId, events::room::member::MembershipState};
 use vestibule_storage::commit::{Commit, CommitError};
 use vestibule_storage::conformance::block_on;
-use vestibule_storage::conformance::fixture::RoomFixture;
+use vestibule_storage::conformance::fixture::{RoomFixture, local, sent_to};
+use vestibule_storage::conformance::survey::{Questions, survey};
 use vestibule_storage::error::StorageError;
+use vestibule_storage::outbox::{OutboxDone, OutboxPlace};
+use vestibule_storage::room::Progress;
 
 use super::place::{Place, assert_whole, commit, copy_dir, enqueue, talk};
 use crate::journal::faults::{Draw, Fault, FaultyFiles, Operation};
@@ -45,6 +49,41 @@ fn everything_acknowledged_is_there_after_a_kill() {
         assert_eq!(again.stores.stream.position(), opened.stores.stream.position());
         again.handle.close().unwrap();
     }
+}
+
+#[test]
+fn what_others_must_hear_is_there_after_a_kill_and_from_a_checkpoint() {
+    let place = Place::new();
+    let opened = place.open();
+    let (mut here, first) = RoomFixture::create("here");
+    commit(&opened.stores, first).unwrap();
+    let mut elsewhere = RoomFixture::elsewhere(&RoomVersionId::V12, "elsewhere");
+    let (bob, carol) = (local("bob"), local("carol"));
+    for round in 0..5 {
+        let sent = sent_to(here.message(&local("creator"), &round.to_string()), &["a.example", "b.example"]);
+        let position = commit(&opened.stores, sent).unwrap();
+        let progress = if round % 2 == 0 { Progress::Asking } else { Progress::Settled };
+        commit(&opened.stores, elsewhere.out_of_band(&bob, MembershipState::Knock, progress)).unwrap();
+        let places = vec![OutboxPlace { position, index: 0 }];
+        let done = OutboxDone { destination: "a.example".try_into().unwrap(), places };
+        block_on(enqueue(&opened.stores, Commit::OutboxDone(done))).unwrap();
+    }
+    commit(&opened.stores, elsewhere.out_of_band(&carol, MembershipState::Invite, Progress::Settled)).unwrap();
+    commit(&opened.stores, elsewhere.leave_out_of_band(&bob)).unwrap();
+    let questions = Questions::of_rooms([&here, &elsewhere]);
+    let expected = block_on(survey(&opened.stores, &questions));
+
+    let copy = place.dir.path().join("copy");
+    copy_dir(&place.data_dir(), &copy);
+    let again = SledStorage::open(place.options_at(&copy)).unwrap();
+    assert_eq!(block_on(survey(&again.stores, &questions)), expected, "after a kill");
+    again.handle.checkpoint().unwrap();
+    assert!(again.handle.verify().unwrap().is_sound());
+    again.handle.close().unwrap();
+    std::fs::remove_dir_all(copy.join("sled")).unwrap();
+    let again = SledStorage::open(place.options_at(&copy)).unwrap();
+    assert!(matches!(again.report.index, IndexReport::Rebuilt { replayed: 0, .. }), "{:?}", again.report);
+    assert_eq!(block_on(survey(&again.stores, &questions)), expected, "from the checkpoint");
 }
 
 #[test]
