@@ -418,23 +418,10 @@ pub struct RoomSnapshot {
     pub next_state_version: StateVersion,
     /// After every live event of the timeline.
     pub next_order: TimelineOrder,
-    /// Before every event of the timeline, and below the live ones: where history goes on.
-    pub next_history_order: TimelineOrder,
     /// Greater than every arrival in use.
     pub next_arrival: u64,
     /// All pending knocks.
     pub knocks: BTreeMap<OwnedUserId, PendingKnock>,
-}
-
-impl RoomSnapshot {
-    /// Where a timeline with these orders goes on: (for history, for live events). `ends` are its oldest and newest order.
-    pub fn next_orders(ends: Option<(TimelineOrder, TimelineOrder)>) -> (TimelineOrder, TimelineOrder) {
-        let before_live = TimelineOrder(FIRST_LIVE.0.saturating_sub(1));
-        let (oldest, newest) = ends.unwrap_or((FIRST_LIVE, before_live));
-        // A timeline may have but one of the two halves; the other then begins where it always does.
-        let before_oldest = TimelineOrder(oldest.min(FIRST_LIVE).0.saturating_sub(1));
-        (before_oldest, newest.max(before_live).next())
-    }
 }
 
 /// Which way to read a timeline.

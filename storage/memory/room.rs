@@ -225,8 +225,7 @@ impl Room {
                 Ok((row, self.stored(event_id)?))
             })
             .collect::<Result<_, _>>()?;
-        let ends = self.timeline.keys().next().copied().zip(self.timeline.keys().next_back().copied());
-        let (next_history_order, next_order) = RoomSnapshot::next_orders(ends);
+        let newest_order = self.timeline.keys().next_back().copied().unwrap_or_default();
         let newest_version = self.states.keys().next_back().copied().unwrap_or_default();
         Ok(RoomSnapshot {
             row: self.row(room_id),
@@ -234,8 +233,8 @@ impl Room {
             extremities,
             delta_entries: self.states.get(&self.current).map_or(0, |row| row.delta_entries),
             next_state_version: StateVersion(newest_version.0.saturating_add(1)),
-            next_order,
-            next_history_order,
+            // Live events count from 1, whatever is backfilled.
+            next_order: newest_order.max(TimelineOrder(0)).next(),
             next_arrival: self.next_arrival,
             knocks: self.knocks.clone(),
         })

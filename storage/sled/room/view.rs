@@ -306,14 +306,14 @@ impl<'a> RoomView<'a> {
             }
             None => 0,
         };
-        let order = |(key, _): (sled::IVec, sled::IVec)| {
-            let mut parts = KeyParts::of(&key);
-            let order = parts.number().and_then(|_| parts.order());
-            order.map(TimelineOrder).ok_or_else(|| corrupt("key of a timeline"))
+        let newest_order = match self.index.under(&self.timeline_key()).next_back() {
+            Some(entry) => {
+                let (key, _) = entry?;
+                let mut parts = KeyParts::of(&key);
+                parts.number().and_then(|_| parts.order()).ok_or_else(|| corrupt("key of a timeline"))?
+            }
+            None => 0,
         };
-        let oldest = self.index.under(&self.timeline_key()).next().transpose()?.map(order).transpose()?;
-        let newest = self.index.under(&self.timeline_key()).next_back().transpose()?.map(order).transpose()?;
-        let (next_history_order, next_order) = RoomSnapshot::next_orders(oldest.zip(newest));
         let current = self.state(self.value.current)?;
         Ok(RoomSnapshot {
             row: self.row(),
@@ -321,8 +321,8 @@ impl<'a> RoomView<'a> {
             extremities: self.extremities()?,
             delta_entries: current.map_or(0, |current| current.delta_entries),
             next_state_version: StateVersion(newest_version.saturating_add(1)),
-            next_order,
-            next_history_order,
+            // Live events count from 1, whatever is backfilled.
+            next_order: TimelineOrder(newest_order.max(0)).next(),
             next_arrival: self.value.next_arrival,
             knocks: super::knocks_in(self.index, self.room_id)?,
         })
