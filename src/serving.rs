@@ -159,6 +159,8 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
         let reader = app.stores.rooms.clone();
         actix_rt::spawn(expiry::run(rooms.clone(), reader, app.clock.clone(), expire_after))
     });
+    let federation = app.federation.clone();
+    actix_rt::spawn(async move { federation.resume().await });
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM, stopping"),

@@ -317,6 +317,30 @@ impl RemoteError {
         is_about_endpoints && matches!(&refusal.errcode, None | Some(ErrorCode::Unrecognized))
     }
 
+    /// Whether the server refuses this very request, and would again: not us, not now, and not the endpoint.
+    pub fn is_about_the_request(&self) -> bool {
+        let Self::Refused(refusal) = self else { return false };
+        let is_about_us_or_now = [StatusCode::UNAUTHORIZED, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS]
+            .contains(&refusal.status);
+        refusal.status.is_client_error() && !is_about_us_or_now && !self.is_unknown_endpoint()
+    }
+
+    /// Whether the server may have done what we asked although it did not say so.
+    pub fn may_have_been_done(&self) -> bool {
+        match self {
+            Self::Timeout | Self::Broken { .. } | Self::NotJson { .. } => true,
+            Self::ReplyTooLarge { status, .. } => !status.is_client_error(),
+            Self::Refused(refusal) => refusal.status.is_server_error(),
+            Self::DestinationIsUs
+            | Self::DestinationDenied
+            | Self::UnfitRequest { .. }
+            | Self::NoAddress(_)
+            | Self::AddressDenied
+            | Self::Connect { .. }
+            | Self::Tls { .. } => false,
+        }
+    }
+
     /// Whether looking for the server anew may help.
     fn is_about_the_route(&self) -> bool {
         matches!(

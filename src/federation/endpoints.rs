@@ -4,7 +4,7 @@
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/>
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use ruma::{EventId, OwnedEventId, RoomAliasId, RoomId, RoomVersionId, UserId};
+use ruma::{EventId, RoomAliasId, RoomId, RoomVersionId, UserId};
 
 use crate::client::ServerRequest;
 
@@ -90,16 +90,6 @@ pub(crate) fn event(event_id: &EventId) -> ServerRequest {
 /// What lies between the events that we have and those that we were sent.
 pub(crate) fn get_missing_events(room_id: &RoomId, body: String) -> ServerRequest {
     ServerRequest::post(path("v1/get_missing_events", &[room_id.as_str()]), body)
-}
-
-/// The ids of the state before an event and of what authorizes it.
-pub(crate) fn state_ids(room_id: &RoomId, event_id: &OwnedEventId) -> ServerRequest {
-    ServerRequest::get(with_query(path("v1/state_ids", &[room_id.as_str()]), [("event_id", event_id.as_str())]))
-}
-
-/// The events of the state before an event and of what authorizes it.
-pub(crate) fn state(room_id: &RoomId, event_id: &OwnedEventId) -> ServerRequest {
-    ServerRequest::get(with_query(path("v1/state", &[room_id.as_str()]), [("event_id", event_id.as_str())]))
 }
 
 fn path(base: &str, parts: &[&str]) -> String {

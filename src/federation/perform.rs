@@ -2,21 +2,40 @@
 //! May not: decide what the room's actor decides, or hold a room while another server is asked.
 
 mod alias;
+mod candidates;
+mod flights;
+mod join;
+mod knock;
+mod missing_events;
 mod profile;
+mod receive;
 mod verify;
 
 use std::{sync::Arc, time::Duration};
 
 use ruma::{RoomVersionId, api::error::ErrorCode};
 use thiserror::Error;
-use vestibule_actors::{CpuPool, Rooms};
-use vestibule_protocol::{clock::Clock, signing::Identity};
-use vestibule_storage::commit::Stores;
+use vestibule_actors::{AskError, CpuPool, Rooms};
+use vestibule_protocol::{
+    clock::Clock,
+    membership::{ImportRefusal, KnockElsewhereRefusal},
+    pdu::event_builder::BuildRefusal,
+    signing::Identity,
+};
+use vestibule_storage::commit::{CommitError, Stores};
 
 pub use self::{
     alias::{ALIAS_SERVERS_MAX, ResolvedAlias},
+    candidates::{CANDIDATES_DEADLINE, CANDIDATES_MAX},
+    join::{JoinElsewhere, SEND_JOIN_DEADLINE, SEND_JOIN_REPLY_BYTES_MAX},
+    knock::KnockElsewhere,
+    missing_events::{MISSING_AUTH_EVENTS_MAX, MISSING_DEADLINE, MISSING_EVENTS_PER_REQUEST, MISSING_ROUNDS_MAX},
     profile::PROFILE_REPLY_BYTES_MAX,
     verify::VerifyError,
+};
+use self::{
+    flights::{Flights, Repeats},
+    missing_events::Gaps,
 };
 use crate::{
     client::{Client, Limits, Refusal, RemoteError},
@@ -59,6 +78,15 @@ pub struct FederationSettings {
 #[derive(Clone)]
 pub struct Federation {
     inner: Arc<FederationParts>,
+    under_way: UnderWay,
+}
+
+/// What goes on at the moment.
+#[derive(Clone, Default)]
+struct UnderWay {
+    flights: Flights,
+    repeats: Repeats,
+    gaps: Gaps,
 }
 
 /// Why other servers did not do for us what was asked. Facts; the words of other servers are not in them.
@@ -99,9 +127,49 @@ pub enum PerformError {
     /// It took too long. What was asked for may yet come to be.
     #[error("no server answered in time")]
     TimedOut,
+    /// Our side of the room does not begin a knock.
+    #[error("knock not begun: {0}")]
+    NotBegun(#[source] KnockElsewhereRefusal),
+    /// Our side of the room does not take what came with the join.
+    #[error("join not taken over: {0}")]
+    NotImported(#[source] ImportRefusal),
+    /// The event would be too large.
+    #[error("the event is too large")]
+    TooLarge,
+    /// The content cannot be that of a member event.
+    #[error("bad content: {what}")]
+    BadContent {
+        /// What is wrong.
+        what: String,
+    },
+    /// Our own rooms or the writer are full; try later.
+    #[error("overloaded")]
+    Overloaded,
+    /// Our storage failed.
+    #[error(transparent)]
+    Storage(CommitError),
+    /// The flow or the room failed, or the program shuts down.
+    #[error("the flow failed")]
+    Failed,
 }
 
 impl PerformError {
+    fn of_room<R>(error: AskError<R>, refused: impl FnOnce(R) -> Self) -> Self {
+        match error {
+            AskError::Refused(refusal) => refused(refusal),
+            AskError::Overloaded => Self::Overloaded,
+            AskError::Storage(error) => Self::Storage(error),
+            AskError::RoomNotHere | AskError::Failed => Self::Failed,
+        }
+    }
+
+    fn not_built(refusal: BuildRefusal) -> Self {
+        match refusal {
+            BuildRefusal::TooLarge => Self::TooLarge,
+            other => Self::BadContent { what: other.to_string() },
+        }
+    }
+
     /// What a failed request says, if the client is to hear of that one.
     pub(crate) fn of(error: &RemoteError) -> Self {
         match error {
@@ -138,7 +206,7 @@ impl PerformError {
 impl Federation {
     /// Nothing is asked before a method is called.
     pub fn new(parts: FederationParts) -> Self {
-        Self { inner: Arc::new(parts) }
+        Self { inner: Arc::new(parts), under_way: UnderWay::default() }
     }
 
     fn limits(&self, reply_bytes_max: usize) -> Limits {

@@ -82,10 +82,7 @@ impl Failure {
             // We wrote what cannot be sent; no time will mend it.
             RemoteError::UnfitRequest { .. } => Self::Refused(StatusCode::BAD_REQUEST),
             RemoteError::Refused(refusal) => {
-                let is_about_us =
-                    [StatusCode::UNAUTHORIZED, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS]
-                        .contains(&refusal.status);
-                if refusal.status.is_client_error() && !is_about_us && !error.is_unknown_endpoint() {
+                if error.is_about_the_request() {
                     Self::Refused(refusal.status)
                 } else {
                     Self::NotNow { retry_after: refusal.retry_after }

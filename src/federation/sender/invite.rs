@@ -93,7 +93,11 @@ async fn body(inner: &Inner, row: &OutboxRow) -> Result<Option<(String, Arc<Pdu>
         state.extend(rooms.current_state_event(&row.room_id, kind, "").await?.map(|stored| stored.event));
     }
     let state: StateMap = state.into_iter().collect();
-    let invite_room_state = shown_to_strangers(&state).iter().filter_map(|event| full(event)).collect();
+    // Clients name the inviter by it.
+    let inviter =
+        rooms.current_state_event(&row.room_id, &StateEventType::RoomMember, invite.sender().as_str()).await?;
+    let shown = shown_to_strangers(&state).into_iter().chain(inviter.map(|stored| stored.event));
+    let invite_room_state = shown.filter_map(|event| full(&event)).collect();
     let body = full(&invite).and_then(|event| {
         serde_json::to_string(&Body { event: &event, invite_room_state, room_version: room.room_version.as_str() }).ok()
     });

@@ -195,7 +195,7 @@ impl ShapedPdu {
 }
 
 /// An event whose signatures were verified. Made only by [`ShapedPdu::verify`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct VerifiedPdu {
     pdu: Arc<Pdu>,
     content_was_redacted: bool,

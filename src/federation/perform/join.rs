@@ -1,0 +1,305 @@
+//! A join of one of our users in a room elsewhere: the room becomes ours too.
+//! May not: sign what a server hands over, or believe any event of its answer that was not verified.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#joining-rooms>
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+    RoomVersionId, ServerName, UserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
+use vestibule_actors::{AskError, JoinAnswer};
+use vestibule_protocol::{
+    canonical_json,
+    membership::{ImportRefusal, handshake::member_content, template::Template},
+    pdu::{
+        Pdu,
+        checks::{ShapedPdu, VerifiedPdu},
+        event_builder::EventDraft,
+    },
+    room_version::RoomVersion,
+};
+use vestibule_storage::room::OutOfBand;
+
+use super::{
+    Federation, PerformError,
+    candidates::{CANDIDATES_DEADLINE, Refusals, Wanted},
+};
+use crate::{
+    client::{Limits, RemoteError},
+    endpoints,
+};
+
+/// Bytes of a `send_join` answer: the whole state of a room and what authorizes it. Ours; some hundred thousand members.
+pub const SEND_JOIN_REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Time for a `send_join` answer. Ours: large rooms take the other server long to put together.
+pub const SEND_JOIN_DEADLINE: Duration = Duration::from_mins(3);
+
+/// How often a room that is overloaded is asked to take the answer, and the pause between. Ours: it must not be lost now.
+const IMPORT_ATTEMPTS_MAX: u32 = 10;
+const IMPORT_PAUSE: Duration = Duration::from_secs(1);
+
+/// The key by which a restricted join names who vouches for it.
+const AUTHORIZED_VIA: &str = "join_authorised_via_users_server";
+
+/// What a client wants.
+#[derive(Clone, Debug)]
+pub struct JoinElsewhere {
+    /// Who joins.
+    pub user_id: OwnedUserId,
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// Servers that may be in it, as the client says.
+    pub via: Vec<OwnedServerName>,
+    /// `reason`, `displayname`, `avatar_url` and the like.
+    pub content: CanonicalJsonObject,
+}
+
+/// The parts of an answer, as texts.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    state: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    auth_chain: Vec<&'a RawValue>,
+    #[serde(borrow, default)]
+    event: Option<&'a RawValue>,
+    #[serde(default)]
+    members_omitted: bool,
+}
+
+/// An answer whose events have the right format. Events that have not are left out.
+struct ShapedAnswer {
+    /// Every event once.
+    events: Vec<ShapedPdu>,
+    state: BTreeSet<OwnedEventId>,
+    auth_chain: BTreeSet<OwnedEventId>,
+    /// The events of the state without which nothing of it can be judged.
+    essential: BTreeSet<OwnedEventId>,
+    /// Our join as it came back, with the other server's signature if that was asked for.
+    join: Option<ShapedPdu>,
+}
+
+/// A join that we signed.
+struct OurJoin {
+    event: Arc<Pdu>,
+    object: CanonicalJsonObject,
+    version: RoomVersion,
+    authorized_via: Option<OwnedUserId>,
+}
+
+impl Federation {
+    /// Joins a room through up to five servers, one after the other. The room and the user's membership are durable when it
+    /// returns. It goes on when the future is dropped; whoever asks for the same user and room gets the same outcome.
+    ///
+    /// # Errors
+    /// [`PerformError`]: the most telling of the answers.
+    pub async fn join(&self, wanted: JoinElsewhere) -> Result<(), PerformError> {
+        let key = (wanted.user_id.clone(), wanted.room_id.clone());
+        let flow = self.clone();
+        self.under_way.flights.run(key, async move { flow.perform_join(wanted).await }).await
+    }
+
+    /// A knock of our user was answered with an invite, which is durable. If it is configured so, the user joins at once, on a
+    /// task of its own; if that fails, the invite is the user's to accept. `knock` is what stood before the invite.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#knocking-on-rooms>
+    pub fn knock_accepted(&self, room_id: &RoomId, user_id: &UserId, knock: &OutOfBand) {
+        if !self.inner.settings.auto_join_accepted || knock.membership != MembershipState::Knock {
+            return;
+        }
+        let mut content = CanonicalJsonObject::new();
+        for field in ["displayname", "avatar_url"] {
+            let named = knock.event.content_as::<serde_json::Map<String, serde_json::Value>>();
+            if let Some(serde_json::Value::String(text)) = named.and_then(|mut named| named.remove(field)) {
+                content.insert(field.to_owned(), CanonicalJsonValue::String(text));
+            }
+        }
+        let wanted =
+            JoinElsewhere { user_id: user_id.to_owned(), room_id: room_id.to_owned(), via: knock.via.clone(), content };
+        let flow = self.clone();
+        tokio::spawn(async move {
+            let (room_id, user_id) = (wanted.room_id.clone(), wanted.user_id.clone());
+            if let Err(error) = flow.join(wanted).await {
+                log::info!(room_id:%, user_id:%, error:%; "accepted knock not followed by a join");
+            }
+        });
+    }
+
+    async fn perform_join(&self, wanted: JoinElsewhere) -> Result<(), PerformError> {
+        let standing = self.inner.stores.rooms.out_of_band_of(&wanted.user_id, &wanted.room_id).await;
+        let standing = standing.map_err(|error| PerformError::Storage(error.into()))?;
+        let offered: Vec<RoomVersionId> = RoomVersion::known();
+        let deadline = Instant::now() + CANDIDATES_DEADLINE;
+        let mut refusals = Refusals::default();
+        for server in self.candidates(&wanted.room_id, &wanted.via, standing.as_ref()) {
+            match self.join_through(&server, &wanted, &offered, deadline).await {
+                Ok(()) => return Ok(()),
+                // Ours, and the same with any other server.
+                Err(
+                    error @ (PerformError::BadContent { .. }
+                    | PerformError::TooLarge
+                    | PerformError::Storage(_)
+                    | PerformError::Failed),
+                ) => return Err(error),
+                Err(error) => refusals.note(error),
+            }
+        }
+        Err(refusals.verdict())
+    }
+
+    async fn join_through(
+        &self,
+        server: &ServerName,
+        wanted: &JoinElsewhere,
+        offered: &[RoomVersionId],
+        deadline: Instant,
+    ) -> Result<(), PerformError> {
+        let of =
+            Wanted { room_id: &wanted.room_id, user_id: &wanted.user_id, membership: MembershipState::Join, offered };
+        let template = self.template(server, &of, deadline).await?;
+        let join = self.build_join(wanted, template)?;
+        let body = serde_json::to_string(&join.object)
+            .map_err(|error| PerformError::BadContent { what: error.to_string() })?;
+        let request = endpoints::send_join(&wanted.room_id, join.event.event_id(), body);
+        let limits = Limits { reply_bytes_max: SEND_JOIN_REPLY_BYTES_MAX, deadline: SEND_JOIN_DEADLINE };
+        let reply = self.inner.client.request(server, request, limits).await.map_err(|error: RemoteError| {
+            log::debug!(destination:% = server, room_id:% = wanted.room_id, error:%; "join not taken");
+            PerformError::of(&error)
+        })?;
+        let answer = self.read_answer(server, &join, reply.body).await?;
+        let join_event = Arc::clone(&answer.join);
+        match self.import(&wanted.room_id, &join.version, answer).await {
+            Ok(()) => Ok(()),
+            // Somebody of ours was faster: to the room that we are in, this join is one event more.
+            Err(PerformError::NotImported(ImportRefusal::LivedIn)) => {
+                let object = join_event.to_object().map_err(|_| PerformError::Failed)?;
+                let taken = self.receive(server, &wanted.room_id, object).await;
+                taken.map_err(|why| {
+                    log::warn!(destination:% = server, room_id:% = wanted.room_id, error = why; "own join not taken");
+                    PerformError::Failed
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn build_join(&self, wanted: &JoinElsewhere, template: Template) -> Result<OurJoin, PerformError> {
+        let Template { version, place, authorised_via: authorized_via } = template;
+        let mut content = wanted.content.clone();
+        content.remove(AUTHORIZED_VIA);
+        if let Some(user_id) = &authorized_via {
+            content.insert(AUTHORIZED_VIA.to_owned(), CanonicalJsonValue::String(user_id.to_string()));
+        }
+        let draft = EventDraft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(wanted.user_id.to_string()),
+            sender: wanted.user_id.clone(),
+            content: member_content(content, &MembershipState::Join),
+            redacts: None,
+        };
+        let built = draft.build_for_handshake(&place, &version, &self.inner.identity);
+        let (event, object) = built.map_err(PerformError::not_built)?;
+        Ok(OurJoin { event: event.into(), object, version, authorized_via })
+    }
+
+    /// Verifies everything of an answer. What cannot be verified is left out, unless the rest is worth nothing without it.
+    async fn read_answer(&self, server: &ServerName, join: &OurJoin, body: Bytes) -> Result<JoinAnswer, PerformError> {
+        let unusable = |why: &str| {
+            log::warn!(destination:% = server, room_id:% = join.event.room_id(), reason = why; "answer to a join not used");
+            PerformError::AllFailed { asked: 1 }
+        };
+        let (version, own) = (join.version.clone(), join.event.clone());
+        let shaped = self.inner.cpu.run(move || shape(&body, &version, &own)).await;
+        let shaped = shaped.map_err(|_| PerformError::Failed)?.ok_or_else(|| unusable("not the expected JSON"))?;
+        let ShapedAnswer { events, state, auth_chain, essential, join: returned } = shaped;
+        let own_join = match (returned, &join.authorized_via) {
+            (Some(returned), Some(_)) => {
+                let verified = self.verify_shaped(returned, &join.version).await;
+                verified.map_err(|error| unusable(&error.to_string()))?.pdu().clone()
+            }
+            (None, Some(_)) => return Err(unusable("a restricted join came back unsigned")),
+            (_, None) => join.event.clone(),
+        };
+        let verified = self.verify_many(events, &join.version).await;
+        let id_of = |event: &VerifiedPdu| event.pdu().event_id().to_owned();
+        let known: BTreeSet<OwnedEventId> = verified.iter().map(id_of).collect();
+        if !essential.is_subset(&known) || !essential_is_whole(&verified, &state) {
+            return Err(unusable("create event, power levels or join rules are missing or not verified"));
+        }
+        if join.event.auth_events().iter().any(|id| !known.contains(id)) {
+            return Err(unusable("what authorizes our join is missing or not verified"));
+        }
+        let chosen = |ids: &BTreeSet<OwnedEventId>| -> Vec<Arc<Pdu>> {
+            verified.iter().map(VerifiedPdu::pdu).filter(|event| ids.contains(event.event_id())).cloned().collect()
+        };
+        Ok(JoinAnswer { join: own_join, state: chosen(&state), auth_chain: chosen(&auth_chain) })
+    }
+
+    async fn import(
+        &self,
+        room_id: &OwnedRoomId,
+        version: &RoomVersion,
+        answer: JoinAnswer,
+    ) -> Result<(), PerformError> {
+        for _ in 1..IMPORT_ATTEMPTS_MAX {
+            match self.inner.rooms.import_join(room_id, version, answer.clone()).await {
+                Err(AskError::Overloaded) => sleep(IMPORT_PAUSE).await,
+                outcome => return outcome.map_err(|error| PerformError::of_room(error, PerformError::NotImported)),
+            }
+        }
+        let last = self.inner.rooms.import_join(room_id, version, answer).await;
+        last.map_err(|error| PerformError::of_room(error, PerformError::NotImported))
+    }
+}
+
+/// Splits an answer into events and judges their format. `None`: it is no such answer.
+fn shape(body: &[u8], version: &RoomVersion, join: &Pdu) -> Option<ShapedAnswer> {
+    let answer: Answer<'_> = serde_json::from_slice(body).ok().filter(|answer: &Answer<'_>| !answer.members_omitted)?;
+    let read = |text: &RawValue| -> Option<ShapedPdu> {
+        let object = canonical_json::parse_object(text.get().as_bytes()).ok()?;
+        ShapedPdu::parse(object, version).ok().filter(|shaped| shaped.pdu().room_id() == join.room_id())
+    };
+    let mut shaped = ShapedAnswer {
+        events: Vec::new(),
+        state: BTreeSet::new(),
+        auth_chain: BTreeSet::new(),
+        essential: BTreeSet::new(),
+        join: None,
+    };
+    let mut seen: BTreeSet<OwnedEventId> = BTreeSet::new();
+    for (texts, is_state) in [(answer.state, true), (answer.auth_chain, false)] {
+        for event in texts.into_iter().filter_map(read) {
+            let event_id = event.pdu().event_id().to_owned();
+            let list = if is_state { &mut shaped.state } else { &mut shaped.auth_chain };
+            list.insert(event_id.clone());
+            if is_state && is_essential(event.pdu()) {
+                shaped.essential.insert(event_id.clone());
+            }
+            if seen.insert(event_id) {
+                shaped.events.push(event);
+            }
+        }
+    }
+    shaped.join = answer.event.and_then(read).filter(|event| event.pdu().event_id() == join.event_id());
+    Some(shaped)
+}
+
+/// Whether the rules judge everything else by it.
+fn is_essential(event: &Pdu) -> bool {
+    let essential = [StateEventType::RoomCreate, StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules];
+    event.state_entry().is_some_and(|(kind, state_key)| state_key.is_empty() && essential.contains(&kind))
+}
+
+/// Whether there is a create event in the state; a room may be without the others.
+fn essential_is_whole(events: &[VerifiedPdu], state: &BTreeSet<OwnedEventId>) -> bool {
+    let is_create = |event: &Pdu| *event.kind() == TimelineEventType::RoomCreate && event.state_key() == Some("");
+    events.iter().any(|event| is_create(event.pdu()) && state.contains(event.pdu().event_id()))
+}
