@@ -57,6 +57,9 @@ mod tests {
 
     const US: &str = "resident.test";
 
+    /// Event, servers in the room before and after, the target's membership before, who handed it to us, who hears of it.
+    type Row<'a> = (EventSpec, &'a [&'a str], &'a [&'a str], Option<MembershipState>, Option<&'a str>, &'a [&'a str]);
+
     fn names(servers: &[&str]) -> BTreeSet<OwnedServerName> {
         servers.iter().map(|name| OwnedServerName::try_from(*name).unwrap()).collect()
     }
@@ -66,8 +69,7 @@ mod tests {
         use MembershipState::{Ban, Invite, Join, Knock, Leave};
         let member = |sender: &str, target: &str, membership| EventSpec::member(sender, target, &membership);
         let (peer, third) = ("peer.test", "third.test");
-        // Event, servers in the room before and after, the target's membership before, who handed it to us, who hears of it.
-        let table: [(EventSpec, &[&str], &[&str], Option<MembershipState>, Option<&str>, &[&str]); 16] = [
+        let table: [Row<'_>; 16] = [
             (EventSpec::message(ALICE, "hi"), &[US], &[US], None, None, &[]),
             (EventSpec::message(ALICE, "hi"), &[US, peer, third], &[US, peer, third], None, None, &[peer, third]),
             // A knock that peer.test handed in: the others hear of it, its own server does not, neither now nor later.

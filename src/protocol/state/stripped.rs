@@ -120,6 +120,7 @@ pub fn prune(pdu: &Pdu) -> Option<StrippedEvent> {
 
 /// An entry of stripped state as it came.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a list holds few of them, and each is taken apart at once")]
 pub enum StrippedEntry {
     /// A whole event of the room. Its signatures are still to be verified; then [`prune`] makes of it what clients see.
     Pdu(ShapedPdu),
@@ -156,7 +157,7 @@ pub fn read_stripped(
     version: &RoomVersion,
 ) -> Vec<StrippedEntry> {
     let entries = entries.and_then(CanonicalJsonValue::as_array).unwrap_or_default();
-    fit_entries(entries, room_id, version, |kind, state_key| is_shown_to_strangers(kind, state_key))
+    fit_entries(entries, room_id, version, is_shown_to_strangers)
 }
 
 /// Judges and reads what came with an invite: as [`read_stripped`], and the member event of the inviter, by which clients say
@@ -185,7 +186,7 @@ pub fn check_invite_state(
     let fit = fit_entries(entries, room_id, version, |kind, state_key| {
         is_shown_to_strangers(kind, state_key) || (*kind == StateEventType::RoomMember && state_key == inviter.as_str())
     });
-    if version.room_id_is_create_hash() && !fit.iter().any(|entry| is_create(entry)) {
+    if version.room_id_is_create_hash() && !fit.iter().any(is_create) {
         let claims_to_be = |entry: &CanonicalJsonValue| {
             let kind = entry.as_object().and_then(|entry| entry.get("type")).and_then(CanonicalJsonValue::as_str);
             kind == Some("m.room.create")
