@@ -4,17 +4,18 @@
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events>
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use vestibule_protocol::{
     membership::ReceiveRefusal,
     pdu::{Pdu, Standing, checks::VerifiedPdu},
     stream::TimelineOrder,
 };
-use vestibule_storage::room::EventRow;
+use vestibule_storage::room::{EventRow, MembershipRow};
 
 use super::{Lookups, Room, RoomChange, RoomMessage, Turn, gather::is_outlier, outliers::judge_outlier};
 
@@ -58,13 +59,16 @@ impl RoomMessage for AddHistory {
         let mut change = RoomChange::default();
         let leading_here = self.leading_to(&before.event, room, lookups);
         let count = leading_here.len();
+        let mut rows: Vec<EventRow> = Vec::new();
         for event in leading_here {
             let find = |id: &EventId| -> Option<Arc<Pdu>> {
                 room.event_in_memory(id, &event).or_else(|| lookups.event(id).map(|stored| stored.event.clone()))
             };
             let judged = judge_outlier(&event, room.version(), room.state().create(), find);
-            room.keep_history(judged, &mut change);
+            rows.push(room.keep_history(judged, &mut change));
         }
+        // Found from the newest back; a commit has them oldest first.
+        rows.into_iter().rev().for_each(|row| change.push_event(row));
         Turn::Commit(Box::new(change), count)
     }
 }
@@ -90,21 +94,28 @@ impl AddHistory {
             }
         }
         // Depth is the sender's word; here it only orders what is shown, and what cites comes after what is cited.
-        found.sort_by(|a, b| (b.depth(), b.origin_server_ts().0).cmp(&(a.depth(), a.origin_server_ts().0)));
+        found.sort_by_key(|event| Reverse((event.depth(), event.origin_server_ts().0)));
         found
     }
 }
 
 impl Room {
-    /// Stores an event before all others. What the rules do not allow gets no place.
-    fn keep_history(&mut self, event: Arc<Pdu>, change: &mut RoomChange) {
+    /// An event before all others, and what it says of a user of ours back then. What the rules do not allow gets no place.
+    fn keep_history(&mut self, event: Arc<Pdu>, change: &mut RoomChange) -> EventRow {
         let is_accepted = event.standing() == Standing::Accepted;
         let order = is_accepted.then(|| {
             self.oldest_order = TimelineOrder(self.oldest_order.0.saturating_sub(1));
             self.oldest_order
         });
         let current = self.graph.current().version();
-        change.push_event(EventRow {
+        let member = event.state_key().and_then(|user_id| UserId::parse(user_id).ok());
+        let is_ours = |user: &OwnedUserId| user.server_name() == self.context.identity.server_name();
+        if let (Some(user_id), Some(membership)) = (member.filter(is_ours), event.membership().filter(|_| is_accepted))
+        {
+            let event_id = event.event_id().to_owned();
+            change.push_membership(MembershipRow { user_id, membership, event_id, order, is_local: true });
+        }
+        EventRow {
             event,
             order,
             // The state there is not known; where one is shown with the event, the present one stands in for it. Nothing is
@@ -114,6 +125,6 @@ impl Room {
             visibility: self.state().history_visibility(),
             received_at: self.now(),
             transaction: None,
-        });
+        }
     }
 }

@@ -409,6 +409,11 @@ async fn history_goes_before_the_timeline_and_only_what_leads_there() {
         assert_eq!(timeline, all);
         assert_eq!(state_of(world, &room.room_id), before);
         assert!(world.stored(&room, &old).unwrap().order.unwrap().0 <= 0);
+        // What a user of ours was back then is history too, and changes nothing now.
+        let bobs = read(world.stores().rooms.membership_history(&user(BOB), &room.room_id));
+        let memberships: Vec<MembershipState> = bobs.into_iter().map(|(_, membership)| membership).collect();
+        assert_eq!(memberships, [MembershipState::Invite, MembershipState::Join]);
+        assert_eq!(world.membership(&room, BOB), MembershipState::Join);
     }
     // Nobody stands on it: the state there is not known.
     let text = resident.send(&room, message(ALICE, "new")).await.unwrap();
