@@ -213,3 +213,6 @@ impl Federation {
         Limits { reply_bytes_max, deadline: self.inner.settings.request_timeout }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,7 +106,7 @@ impl Resolver for ScriptedResolver {
     }
 }
 
-type Answer = Result<Response<Bytes>, EgressError>;
+pub(crate) type Answer = Result<Response<Bytes>, EgressError>;
 type AnswerFn = dyn Fn(&Route, &Request<Bytes>) -> BoxFuture<'static, Answer> + Send + Sync;
 
 /// A transport that answers from a function and remembers what it was asked.
@@ -144,6 +144,75 @@ impl Transport for ScriptedTransport {
         self.asked.lock().unwrap().push(format!("{}{}", route.host_header, request.uri()));
         (self.answer)(route, &request)
     }
+}
+
+/// A request as it reached another server.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sent {
+    pub(crate) to: String,
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) body: serde_json::Value,
+}
+
+impl Sent {
+    /// The parts of the path behind `/_matrix/federation/`, decoded, and the query as it is.
+    pub(crate) fn path(&self) -> (Vec<String>, String) {
+        let (path, query) = self.target.split_once('?').unwrap_or((&self.target, ""));
+        let parts = path.trim_start_matches("/_matrix/federation/").split('/');
+        let decoded = parts.map(|part| percent_encoding::percent_decode_str(part).decode_utf8().unwrap().into_owned());
+        (decoded.collect(), query.to_owned())
+    }
+}
+
+type SentFn = dyn Fn(&Sent) -> BoxFuture<'static, Answer> + Send + Sync;
+
+/// Other servers: what they got, and what they answer. Nobody has a well-known.
+pub(crate) struct Peers {
+    sent: Mutex<Vec<Sent>>,
+    answer: Box<SentFn>,
+}
+
+impl Peers {
+    pub(crate) fn new(answer: impl Fn(&Sent) -> Answer + Send + Sync + 'static) -> Arc<Self> {
+        Self::slow(move |sent| Box::pin(std::future::ready(answer(sent))))
+    }
+
+    pub(crate) fn slow(answer: impl Fn(&Sent) -> BoxFuture<'static, Answer> + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { sent: Mutex::default(), answer: Box::new(answer) })
+    }
+
+    pub(crate) fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().unwrap().clone()
+    }
+}
+
+impl Transport for Peers {
+    fn exchange<'a>(
+        &'a self,
+        route: &'a Route,
+        request: Request<Bytes>,
+        _: usize,
+        _: Duration,
+    ) -> BoxFuture<'a, Answer> {
+        let target = request.uri().to_string();
+        if target.starts_with("/.well-known/") {
+            return Box::pin(async { response(404, &[], "{}") });
+        }
+        let body = serde_json::from_slice(request.body()).unwrap_or(serde_json::Value::Null);
+        let method = request.method().to_string();
+        let sent = Sent { to: route.host_header.clone(), method, target, body };
+        self.sent.lock().unwrap().push(sent.clone());
+        (self.answer)(&sent)
+    }
+}
+
+/// Paused time on the runtime that rooms need.
+pub(crate) fn on_paused_time(test: impl AsyncFnOnce()) {
+    actix_rt::System::new().block_on(async {
+        tokio::time::pause();
+        test().await;
+    });
 }
 
 /// Sends what is for port 443 to another port, since tests cannot listen there.

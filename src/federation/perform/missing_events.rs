@@ -129,13 +129,14 @@ impl Federation {
             };
             let ReceiveRefusal::MissingEvents { event_ids } = &refusal else { return Err(AskError::Failed) };
             let top_id = top.pdu().event_id().to_owned();
-            let (auth, prev): (Vec<_>, Vec<_>) =
-                event_ids.iter().cloned().partition(|id| top.pdu().auth_events().contains(id));
-            let is_closer = if auth.is_empty() {
+            // What it was sent after comes first: that needs a place in the graph, also where it authorizes besides.
+            let (prev, auth): (Vec<_>, Vec<_>) =
+                event_ids.iter().cloned().partition(|id| top.pdu().prev_events().contains(id));
+            let is_closer = if prev.is_empty() {
+                self.fetch_auth_events(&mut gap, auth).await
+            } else {
                 // Whoever still lacks its prev_events after they were asked for will not get them from this server.
                 asked_about.insert(top_id) && self.pile_up(&mut gap, &mut pile, &top, &prev).await
-            } else {
-                self.fetch_auth_events(&mut gap, auth).await
             };
             if !is_closer {
                 log::debug!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = top.pdu().event_id(); "gap not filled");

@@ -4,10 +4,6 @@ use std::{
     time::Duration,
 };
 
-use actix_rt::System;
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::{Request, Response};
 use ruma::{OwnedEventId, RoomVersionId, ServerName, events::room::member::MembershipState};
 use serde_json::{Value, json, value::to_raw_value};
 use tokio::time::advance;
@@ -27,8 +23,8 @@ use super::{Backoff, LaneKind, OutboundQueue, Sender, SenderParts, SenderSetting
 use crate::{
     client::Client,
     discovery::Discovery,
-    egress::{EgressError, Route, Transport},
-    testing::{ScriptedResolver, response},
+    egress::EgressError,
+    testing::{Answer, Peers, ScriptedResolver, Sent, on_paused_time, response},
 };
 
 const BOB: &str = "@bob:peer.test";
@@ -36,76 +32,17 @@ const CAROL: &str = "@carol:other.test";
 const PEER: &str = "peer.test";
 const OTHER: &str = "other.test";
 
-/// A request as it reached another server.
-#[derive(Clone, Debug, PartialEq)]
-struct Sent {
-    to: String,
-    target: String,
-    body: Value,
-}
-
-impl Sent {
-    fn event_ids(&self, room: &TestRoom) -> Vec<OwnedEventId> {
-        let pdus = self.body["pdus"].as_array().unwrap();
-        pdus.iter().map(|pdu| id_of(pdu, &room.version)).collect()
-    }
+fn event_ids(sent: &Sent, room: &TestRoom) -> Vec<OwnedEventId> {
+    let pdus = sent.body["pdus"].as_array().unwrap();
+    pdus.iter().map(|pdu| id_of(pdu, &room.version)).collect()
 }
 
 fn id_of(pdu: &Value, version: &RoomVersion) -> OwnedEventId {
     vestibule_protocol::pdu::checks::event_id_of(&serde_json::from_value(pdu.clone()).unwrap(), version).unwrap()
 }
 
-type Answer = Result<Response<Bytes>, EgressError>;
-
-/// Other servers: what they got, and what they answer.
-struct Peers {
-    sent: Mutex<Vec<Sent>>,
-    answer: Box<dyn Fn(&Sent) -> BoxFuture<'static, Answer> + Send + Sync>,
-}
-
-impl Peers {
-    fn new(answer: impl Fn(&Sent) -> Answer + Send + Sync + 'static) -> Arc<Self> {
-        Self::slow(move |sent| Box::pin(std::future::ready(answer(sent))))
-    }
-
-    fn slow(answer: impl Fn(&Sent) -> BoxFuture<'static, Answer> + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { sent: Mutex::default(), answer: Box::new(answer) })
-    }
-
-    fn sent(&self) -> Vec<Sent> {
-        self.sent.lock().unwrap().clone()
-    }
-}
-
-impl Transport for Peers {
-    fn exchange<'a>(
-        &'a self,
-        route: &'a Route,
-        request: Request<Bytes>,
-        _: usize,
-        _: Duration,
-    ) -> BoxFuture<'a, Answer> {
-        let target = request.uri().to_string();
-        if target.starts_with("/.well-known/") {
-            return Box::pin(async { response(404, &[], "{}") });
-        }
-        let body = serde_json::from_slice(request.body()).unwrap_or(Value::Null);
-        let sent = Sent { to: route.host_header.clone(), target, body };
-        self.sent.lock().unwrap().push(sent.clone());
-        (self.answer)(&sent)
-    }
-}
-
 fn taken() -> Answer {
     response(200, &[], r#"{"pdus":{}}"#)
-}
-
-/// Paused time on the runtime that rooms need.
-fn on_paused_time(test: impl AsyncFnOnce()) {
-    System::new().block_on(async {
-        tokio::time::pause();
-        test().await;
-    });
 }
 
 /// Lets time pass, and the millisecond by which timers are rounded.
@@ -205,9 +142,9 @@ fn events_arrive_in_order_fifty_at_a_time() {
         bench.delivered(PEER).await;
 
         let sent = bench.requests(3).await;
-        let sizes: Vec<usize> = sent.iter().map(|sent| sent.event_ids(&room).len()).collect();
+        let sizes: Vec<usize> = sent.iter().map(|sent| event_ids(sent, &room).len()).collect();
         assert_eq!(sizes, [50, 50, 20]);
-        assert_eq!(sent.iter().flat_map(|sent| sent.event_ids(&room)).collect::<Vec<_>>(), said);
+        assert_eq!(sent.iter().flat_map(|sent| event_ids(sent, &room)).collect::<Vec<_>>(), said);
         assert_eq!(sent[0].body["origin"], RESIDENT);
         assert!(sent[0].target.starts_with("/_matrix/federation/v1/send/"), "{}", sent[0].target);
         assert!(sent[0].target != sent[1].target && sent[1].target != sent[2].target);
@@ -245,7 +182,7 @@ fn a_retry_is_the_same_transaction_also_when_more_was_said_meanwhile() {
         let sent = bench.requests(4).await;
         assert_eq!(sent[0].target, sent[1].target);
         assert_eq!(sent[0].body["pdus"], sent[2].body["pdus"]);
-        assert_eq!(sent[3].event_ids(&room).len(), 1);
+        assert_eq!(event_ids(&sent[3], &room).len(), 1);
     });
 }
 
@@ -266,7 +203,7 @@ fn a_restart_loses_nothing() {
         let next = Bench::on(bench.world.restarted(), Peers::new(|_| taken()));
         next.sender.start();
         next.delivered(PEER).await;
-        assert_eq!(next.requests(1).await[0].event_ids(&room), said);
+        assert_eq!(event_ids(&next.requests(1).await[0], &room), said);
     });
 }
 
@@ -308,7 +245,7 @@ fn an_event_that_a_server_cannot_stand_holds_up_no_other() {
         let mut arrived: Vec<OwnedEventId> = Vec::new();
         for sent in bench.peers.sent() {
             if !sent.body["pdus"].to_string().contains("number 4") {
-                arrived.extend(sent.event_ids(&room));
+                arrived.extend(event_ids(&sent, &room));
             }
         }
         let expected: Vec<OwnedEventId> =

@@ -1,0 +1,4 @@
+mod joins;
+mod knocks;
+mod receiving;
+mod resident;

@@ -1,0 +1,380 @@
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ruma::{OwnedRoomId, RoomVersionId, api::error::ErrorCode, events::room::member::MembershipState};
+use serde_json::{Value, json};
+use tokio::time::advance;
+use vestibule_actors::{
+    MembershipChange,
+    testing::{RESIDENT, server, settle, until},
+};
+use vestibule_protocol::fixture::{ALICE, user};
+use vestibule_storage::room::Progress;
+
+use super::resident::{ANNA, OTHER, Resident, Us, ok, reason, refusal};
+use crate::{
+    egress::EgressError,
+    perform::{KnockElsewhere, PerformError},
+    testing::{Peers, on_paused_time},
+};
+
+fn knock_via(room_id: OwnedRoomId, via: &[&str]) -> KnockElsewhere {
+    let via = via.iter().map(|name| server(name)).collect();
+    KnockElsewhere { user_id: user(ANNA), room_id, via, content: reason("I like otters") }
+}
+
+fn refused(status: u16, errcode: ErrorCode) -> Result<(), PerformError> {
+    Err(PerformError::Refused { status, errcode })
+}
+
+#[test]
+fn a_knock_is_taken_and_shown_in_every_version_that_can() {
+    for version in [RoomVersionId::V7, RoomVersionId::V11, RoomVersionId::V12] {
+        on_paused_time(async || {
+            let resident = Resident::new(version.clone(), "knock").await;
+            let us = Us::new(Peers::slow(resident.answering()), resident.clock());
+            us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+
+            let knock = us.out_of_band(&resident.room_id()).unwrap();
+            assert_eq!((knock.membership, knock.progress), (MembershipState::Knock, Progress::Settled));
+            assert_eq!(knock.via, [server(RESIDENT)]);
+            let shown: Vec<Value> = knock.stripped.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+            let names: Vec<&str> = shown.iter().map(|event| event["type"].as_str().unwrap()).collect();
+            assert_eq!(names, ["m.room.create", "m.room.join_rules", "m.room.name"]);
+            assert!(shown.iter().all(|event| event.as_object().unwrap().len() == 4), "{shown:?}");
+            assert_eq!(resident.world.membership(&resident.room, ANNA), MembershipState::Knock);
+            let pending = resident.world.pending(&resident.room);
+            assert_eq!(pending[0].knock.reason.as_deref(), Some("I like otters"));
+            assert_eq!(pending[0].knock.event_id, *knock.event.event_id());
+            assert_eq!(us.sent("send_knock")[0].body["origin"], "us.test");
+        });
+    }
+}
+
+#[test]
+fn a_template_that_was_not_asked_for_is_not_signed_and_the_next_server_is_asked() {
+    let spoiled: [(&str, Value); 6] = [
+        ("/event/room_id", json!("!other:resident.test")),
+        ("/event/type", json!("m.room.power_levels")),
+        ("/event/sender", json!("@eve:us.test")),
+        ("/event/state_key", json!("@eve:us.test")),
+        ("/event/content/membership", json!("join")),
+        ("/room_version", json!("99")),
+    ];
+    for (field, value) in spoiled {
+        on_paused_time(async || {
+            let resident = Resident::new(RoomVersionId::V11, "knock").await;
+            let honest = resident.answering();
+            let us = Us::new(
+                Peers::slow(move |sent| {
+                    let answer = honest(sent);
+                    let (is_bad, value) = (sent.to == OTHER, value.clone());
+                    Box::pin(async move {
+                        let answer = answer.await?;
+                        let mut body: Value = serde_json::from_slice(answer.body()).unwrap();
+                        if is_bad {
+                            *body.pointer_mut(field).unwrap() = value;
+                        }
+                        ok(&body)
+                    })
+                }),
+                resident.clock(),
+            );
+            us.federation.knock(knock_via(resident.room_id(), &[OTHER, RESIDENT])).await.unwrap();
+            let sent = us.sent("send_knock");
+            assert_eq!((sent.len(), sent[0].to.as_str()), (1, RESIDENT), "{field}");
+        });
+    }
+}
+
+#[test]
+fn nothing_but_the_place_in_the_graph_is_taken_from_a_template() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V10, "knock").await;
+        let honest = resident.answering();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                let (answer, is_make) = (honest(sent), sent.target.contains("make_knock"));
+                Box::pin(async move {
+                    let answer = answer.await?;
+                    let mut body: Value = serde_json::from_slice(answer.body()).unwrap();
+                    if is_make {
+                        let event = &mut body["event"];
+                        event["signatures"] = json!({ "evil.test": { "ed25519:1": "c2ln" } });
+                        event["hashes"] = json!({ "sha256": "x" });
+                        event["redacts"] = json!("$x");
+                        event["unsigned"] = json!({ "a": 1 });
+                        event["content"]["join_authorised_via_users_server"] = json!("@alice:resident.test");
+                        event["content"]["third_party_invite"] = json!({});
+                    }
+                    ok(&body)
+                })
+            }),
+            resident.clock(),
+        );
+        us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+        let body = &us.sent("send_knock")[0].body;
+        assert_eq!(body["content"], json!({ "membership": "knock", "reason": "I like otters", "displayname": "Anna" }));
+        assert!(body.get("redacts").is_none() && body.get("unsigned").is_none());
+        assert_eq!(body["signatures"].as_object().unwrap().keys().collect::<Vec<_>>(), ["us.test"]);
+    });
+}
+
+#[test]
+fn the_client_hears_the_most_telling_refusal() {
+    let cases: [(&str, &str, Result<(), PerformError>); 5] = [
+        ("404 M_NOT_FOUND", "403 M_FORBIDDEN", refused(403, ErrorCode::Forbidden)),
+        ("502 M_UNKNOWN", "404 M_NOT_FOUND", Err(PerformError::NotFound)),
+        ("429 M_LIMIT_EXCEEDED", "404 M_NOT_FOUND", Err(PerformError::OverRate { retry_after: None })),
+        (
+            "400 M_INCOMPATIBLE_ROOM_VERSION",
+            "429 M_LIMIT_EXCEEDED",
+            Err(PerformError::VersionNotKnown { room_version: None }),
+        ),
+        ("401 M_UNKNOWN_TOKEN", "404 M_UNRECOGNIZED", Err(PerformError::AllFailed { asked: 2 })),
+    ];
+    for (first, second, expected) in cases {
+        on_paused_time(async || {
+            let resident = Resident::new(RoomVersionId::V11, "knock").await;
+            let us = Us::new(
+                Peers::new(move |sent| {
+                    let (status, errcode) = (if sent.to == OTHER { first } else { second }).split_once(' ').unwrap();
+                    refusal(status.parse().unwrap(), errcode)
+                }),
+                resident.clock(),
+            );
+            let outcome = us.federation.knock(knock_via(resident.room_id(), &[OTHER, RESIDENT])).await;
+            assert_eq!(outcome, expected, "{first}, {second}");
+            assert!(us.out_of_band(&resident.room_id()).is_none());
+        });
+    }
+}
+
+#[test]
+fn without_servers_nobody_is_asked() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V12, "knock").await;
+        let us = Us::new(Peers::slow(resident.answering()), resident.clock());
+        let outcome = us.federation.knock(knock_via(resident.room_id(), &["us.test"])).await;
+        assert_eq!(outcome, Err(PerformError::NoServers));
+    });
+}
+
+#[test]
+fn an_accepted_knock_is_accepted_whatever_is_odd_about_its_state() {
+    let entries = |count: usize| Value::from(vec![json!({ "type": "m.room.name", "state_key": "" }); count]);
+    let odd = [
+        json!({}),
+        json!({ "knock_room_state": null }),
+        json!({ "knock_room_state": "x" }),
+        json!({ "knock_room_state": { "a": 1 } }),
+        json!({ "knock_room_state": [1, "x", null, []] }),
+        json!({ "knock_room_state": entries(10_000) }),
+        json!([]),
+        json!(1.5),
+    ];
+    for body in odd {
+        on_paused_time(async || {
+            let resident = Resident::new(RoomVersionId::V11, "knock").await;
+            let honest = resident.answering();
+            let us = Us::new(
+                Peers::slow(move |sent| {
+                    let body = body.clone();
+                    if sent.target.contains("send_knock") { Box::pin(async move { ok(&body) }) } else { honest(sent) }
+                }),
+                resident.clock(),
+            );
+            us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+            let knock = us.out_of_band(&resident.room_id()).unwrap();
+            assert_eq!((knock.progress, knock.stripped), (Progress::Settled, Vec::<String>::new()));
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_is_too_large_is_an_accepted_knock_all_the_same() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let honest = resident.answering();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                if sent.target.contains("send_knock") {
+                    let error = EgressError::ReplyTooLarge { bytes_max: 1, status: http::StatusCode::OK };
+                    Box::pin(async { Err(error) })
+                } else {
+                    honest(sent)
+                }
+            }),
+            resident.clock(),
+        );
+        us.federation.knock(knock_via(resident.room_id(), &[RESIDENT, OTHER])).await.unwrap();
+        assert_eq!(us.sent("send_knock").len(), 1);
+        assert_eq!(us.out_of_band(&resident.room_id()).unwrap().progress, Progress::Settled);
+    });
+}
+
+#[test]
+fn the_same_event_goes_to_the_next_server_when_the_first_did_not_answer() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let honest = resident.answering();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                if sent.to == OTHER && sent.target.contains("send_knock") {
+                    Box::pin(async { Err(EgressError::Timeout) })
+                } else {
+                    honest(sent)
+                }
+            }),
+            resident.clock(),
+        );
+        us.federation.knock(knock_via(resident.room_id(), &[OTHER, RESIDENT])).await.unwrap();
+        let sent = us.sent("send_knock");
+        assert_eq!(sent.iter().map(|sent| sent.to.as_str()).collect::<Vec<_>>(), [OTHER, RESIDENT]);
+        assert_eq!(sent[0].body, sent[1].body);
+        let via = us.out_of_band(&resident.room_id()).unwrap().via;
+        assert_eq!(via, [server(RESIDENT), server(OTHER)], "the one that took it comes first");
+    });
+}
+
+#[test]
+fn a_definite_refusal_of_the_event_ends_the_knock_and_leaves_nothing() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let honest = resident.answering();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                if sent.target.contains("send_knock") {
+                    Box::pin(async { refusal(403, "M_FORBIDDEN") })
+                } else {
+                    honest(sent)
+                }
+            }),
+            resident.clock(),
+        );
+        let outcome = us.federation.knock(knock_via(resident.room_id(), &[RESIDENT, OTHER])).await;
+        assert_eq!(outcome, refused(403, ErrorCode::Forbidden));
+        assert_eq!(us.sent("send_knock").len(), 1);
+        assert!(us.out_of_band(&resident.room_id()).is_none());
+    });
+}
+
+#[test]
+fn a_knock_that_may_have_been_taken_is_sent_again_with_the_same_id_also_after_a_restart() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let honest = resident.answering();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                if sent.target.contains("send_knock") {
+                    Box::pin(async { Err(EgressError::Timeout) })
+                } else {
+                    honest(sent)
+                }
+            }),
+            resident.clock(),
+        );
+        let outcome = us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await;
+        assert_eq!(outcome, Err(PerformError::TimedOut));
+        let asking = us.out_of_band(&resident.room_id()).unwrap();
+        assert_eq!(asking.progress, Progress::Asking);
+        advance(Duration::from_secs(61)).await;
+        until("it is sent again", || us.sent("send_knock").len() == 2).await;
+        // A client that asks again does not knock twice.
+        let again = us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await;
+        assert_eq!(again, Err(PerformError::TimedOut));
+        assert_eq!(us.sent("make_knock").len(), 1);
+
+        let next = us.restarted(Peers::slow(resident.answering()), resident.clock());
+        next.federation.resume().await;
+        until("the knock is settled", || {
+            next.out_of_band(&resident.room_id()).is_some_and(|knock| knock.progress == Progress::Settled)
+        })
+        .await;
+        assert_eq!(next.sent("send_knock")[0].body, us.sent("send_knock")[0].body);
+        assert_eq!(next.out_of_band(&resident.room_id()).unwrap().event, asking.event);
+    });
+}
+
+#[test]
+fn those_who_want_the_same_share_one_knock_and_hanging_up_ends_nothing() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let (release, gate) = tokio::sync::watch::channel(false);
+        let honest = resident.answering();
+        let us = Arc::new(Us::new(
+            Peers::slow(move |sent| {
+                let (answer, mut gate) = (honest(sent), gate.clone());
+                Box::pin(async move {
+                    gate.wait_for(|is_open| *is_open).await.unwrap();
+                    answer.await
+                })
+            }),
+            resident.clock(),
+        ));
+        let wanted = || knock_via(resident.room_id(), &[RESIDENT]);
+        let ask = || {
+            let (us, wanted) = (us.clone(), wanted());
+            tokio::spawn(async move { us.federation.knock(wanted).await })
+        };
+        let (first, second) = (ask(), ask());
+        until("somebody is asked", || !us.peers.sent().is_empty()).await;
+        first.abort();
+        settle().await;
+        release.send_replace(true);
+        second.await.unwrap().unwrap();
+        assert_eq!(us.sent("send_knock").len(), 1);
+        assert_eq!(resident.world.pending(&resident.room).len(), 1);
+    });
+}
+
+#[test]
+fn a_denial_reaches_the_user_who_knocked_and_a_forged_one_does_not() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let us = Us::new(Peers::slow(resident.answering()), resident.clock());
+        us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+        let kick = resident.world.change(&resident.room, ALICE, MembershipChange::Kick, ANNA).await.unwrap();
+        let denial = resident.object(&kick);
+
+        let mut forged = denial.clone();
+        forged.insert("depth".to_owned(), ruma::CanonicalJsonValue::Integer(ruma::int!(7777)));
+        us.federation.receive(&server(RESIDENT), &resident.room_id(), forged).await.unwrap_err();
+        us.federation.receive(&server("stranger.test"), &resident.room_id(), denial.clone()).await.unwrap_err();
+        assert_eq!(us.out_of_band(&resident.room_id()).unwrap().membership, MembershipState::Knock);
+
+        us.federation.receive(&server(RESIDENT), &resident.room_id(), denial).await.unwrap();
+        assert_eq!(us.out_of_band(&resident.room_id()).unwrap().membership, MembershipState::Leave);
+    });
+}
+
+#[test]
+fn stripped_state_that_is_badly_signed_is_not_shown() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let honest = resident.answering();
+        let spoiled = Mutex::new(0);
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                let (answer, is_send) = (honest(sent), sent.target.contains("send_knock"));
+                *spoiled.lock().unwrap() += 1;
+                Box::pin(async move {
+                    let answer = answer.await?;
+                    let mut body: Value = serde_json::from_slice(answer.body()).unwrap();
+                    if is_send {
+                        let entries = body["knock_room_state"].as_array_mut().unwrap();
+                        let name = entries.iter_mut().find(|entry| entry["type"] == "m.room.name").unwrap();
+                        name["depth"] = json!(1000);
+                    }
+                    ok(&body)
+                })
+            }),
+            resident.clock(),
+        );
+        us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+        let shown = us.out_of_band(&resident.room_id()).unwrap().stripped.join("");
+        assert!(shown.contains("m.room.create") && !shown.contains("m.room.name"), "{shown}");
+    });
+}
