@@ -7,6 +7,7 @@ pub mod cpu_pool;
 pub mod expiry;
 pub mod gauges;
 pub mod limits;
+pub mod policy_signer;
 pub mod registry;
 pub mod room;
 pub mod sync_notifier;
@@ -17,6 +18,7 @@ pub use crate::{
     cpu_pool::CpuPool,
     gauges::Gauges,
     limits::SourceNetwork,
+    policy_signer::{PolicySigner, PolicyVerdict},
     registry::{AskError, Rooms, RoomsOptions},
     room::{
         RoomMessage,

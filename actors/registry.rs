@@ -18,7 +18,7 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use log::{error, warn};
-use ruma::{OwnedRoomId, RoomId};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use vestibule_protocol::{
@@ -35,9 +35,10 @@ use vestibule_storage::{
 use crate::{
     cpu_pool::CpuPool,
     gauges::{Gauges, RoomGauges},
+    policy_signer::{PolicySigner, PolicyVerdict},
     limits::{KnockLimits, KnockRates},
     room::{
-        Ask, LoadError, Lookups, Passivate, RoomActor, RoomContext, RoomMessage,
+        Answered, Ask, LoadError, Lookups, Passivate, RoomActor, RoomContext, RoomMessage, Unsigned,
         create_room::{self, CreateRoom},
         import_join::{ImportJoin, JoinAnswer, JudgedJoin},
         load,
@@ -50,7 +51,8 @@ const LOAD_FAILURES_WITHIN: Duration = Duration::from_mins(1);
 /// How long a room stays in quarantine before it is tried again. Ours.
 const QUARANTINE: Duration = Duration::from_mins(10);
 
-/// How often a message looks for its room's actor before it gives up: an actor may stop between look and send.
+/// How often a message enters its room before it gives up: an actor may stop between look and send, and an event that the
+/// policy server signed may have another place by then.
 const ENTRIES_MAX: u32 = 4;
 
 /// Actors looked at to find an idle one when there are too many. Ours: constant work for each start.
@@ -70,6 +72,8 @@ pub struct RoomsOptions {
     pub rates: Option<KnockRates>,
     /// For work over a millisecond.
     pub cpu: CpuPool,
+    /// Asks rooms' policy servers.
+    pub policy_signer: Option<Arc<dyn PolicySigner>>,
     /// The arbiters whose threads the actors may use; a room's is chosen by a hash of its id.
     pub arbiters: Vec<ArbiterHandle>,
     /// `actors.mailbox_capacity`.
@@ -214,6 +218,7 @@ impl Rooms {
             limits: options.rates.as_ref().map(KnockLimits::new),
             gauges: Arc::new(Gauges::default()),
             cpu: options.cpu,
+            policy_signer: options.policy_signer,
             core_seed: options.core_seed,
         };
         let registry = Registry {
@@ -264,6 +269,7 @@ impl Rooms {
             return Err(AskError::Failed);
         }
         let mut message = message;
+        let mut judged: Option<Judged> = None;
         for _ in 0..ENTRIES_MAX {
             let (addr, counted_in, incarnation) = match self.find(room_id) {
                 Found::Live(addr, counted_in, incarnation) => (addr, counted_in, incarnation),
@@ -286,12 +292,23 @@ impl Rooms {
             // Only now: what this actor loaded or did before the look-up is in storage or in its memory. Of an actor that
             // starts after the look-up nobody could say that.
             let looked_up = self.look_up(room_id, &message).await;
-            let lookups = looked_up.map_err(|error| AskError::Storage(error.into()))?;
+            let mut lookups = looked_up.map_err(|error| AskError::Storage(error.into()))?;
+            if let Some(Judged { earlier, event_id, verdict }) = judged.take() {
+                lookups.carry_on(*earlier, event_id, verdict);
+            }
             let (reply, answer) = oneshot::channel();
             match enter(&addr, Ask { message, lookups, reply, turns: 0 }) {
                 Ok(()) => {
                     counted_in.leave_to_actor();
-                    return answer.await.unwrap_or(Err(AskError::Failed));
+                    match answer.await.unwrap_or(Answered::Done(Err(AskError::Failed))) {
+                        Answered::Done(answer) => return answer,
+                        Answered::Unsigned { message: returned, lookups, unsigned } => {
+                            let verdict = self.ask_policy_server(&unsigned).await;
+                            let event_id = unsigned.event.event_id().to_owned();
+                            judged = Some(Judged { earlier: lookups, event_id, verdict });
+                            message = returned;
+                        }
+                    }
                 }
                 Err(Entering::Full) => return Err(AskError::Overloaded),
                 Err(Entering::Stopped(returned)) => {
@@ -301,6 +318,14 @@ impl Rooms {
             }
         }
         Err(AskError::Failed)
+    }
+
+    /// Waits for the policy server, which no room does.
+    async fn ask_policy_server(&self, unsigned: &Unsigned) -> PolicyVerdict {
+        match &self.shared.context.policy_signer {
+            Some(signer) => signer.sign(&unsigned.policy_server.via, &unsigned.event).await,
+            None => PolicyVerdict::Refused("the room's policy server cannot be asked".to_owned()),
+        }
     }
 
     /// Makes a room; durable when it returns.
@@ -593,6 +618,13 @@ fn start_outcome<R>(outcome: Result<(), StartError>) -> Result<(), AskError<R>> 
         Err(StartError::Load(LoadError::Storage(error))) => Err(AskError::Storage(error.into())),
         Err(StartError::Load(_) | StartError::Gone) => Err(AskError::Failed),
     }
+}
+
+/// What a policy server said, on its way back into the room.
+struct Judged {
+    earlier: Box<Lookups>,
+    event_id: OwnedEventId,
+    verdict: PolicyVerdict,
 }
 
 /// Why a message did not enter a mailbox.

@@ -25,6 +25,7 @@ pub mod leave_out_of_band;
 mod load;
 mod memory;
 mod outliers;
+mod policy;
 pub mod prepare_join;
 pub mod prepare_knock;
 pub mod prepare_leave;
@@ -65,11 +66,13 @@ pub(crate) use self::{
     gather::{Gathered, Lookups, Need},
     load::{LoadError, load},
     memory::{Residency, Room},
+    policy::Unsigned,
 };
 use crate::{
     cpu_pool::CpuPool,
     gauges::{Gauges, KnockEvent, PathTotals, RoomGauges},
     limits::KnockLimits,
+    policy_signer::PolicySigner,
     registry::{AskError, Rooms},
 };
 
@@ -82,6 +85,8 @@ pub(crate) struct RoomContext {
     pub(crate) limits: Option<KnockLimits>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) cpu: CpuPool,
+    /// Asks rooms' policy servers; without one, rooms that have one take nothing new.
+    pub(crate) policy_signer: Option<Arc<dyn PolicySigner>>,
     /// Keys the hash by which states are compared; drawn at random when the program starts.
     pub(crate) core_seed: u64,
 }
@@ -134,12 +139,27 @@ pub const TURNS_MAX: u32 = 8;
 pub(crate) struct Ask<M: RoomMessage> {
     pub(crate) message: M,
     pub(crate) lookups: Lookups,
-    pub(crate) reply: oneshot::Sender<Result<M::Reply, AskError<M::Refusal>>>,
+    pub(crate) reply: oneshot::Sender<Answered<M>>,
     pub(crate) turns: u32,
+}
+
+/// What a message comes back with.
+pub(crate) enum Answered<M: RoomMessage> {
+    /// The answer.
+    Done(Result<M::Reply, AskError<M::Refusal>>),
+    /// Nothing has changed; the room's policy server must be asked, and then the room again.
+    Unsigned { message: M, lookups: Box<Lookups>, unsigned: Box<Unsigned> },
 }
 
 impl<M: RoomMessage> Message for Ask<M> {
     type Result = ();
+}
+
+impl<M: RoomMessage> Ask<M> {
+    fn fail(self, error: AskError<M::Refusal>) {
+        // Whoever hung up does not want to know.
+        let _ = self.reply.send(Answered::Done(Err(error)));
+    }
 }
 
 /// Asks an idle actor to make room for others.
@@ -214,18 +234,18 @@ impl RoomActor {
     /// The whole life of a message in the room.
     fn run<M: RoomMessage>(&mut self, mut ask: Ask<M>, slot: Option<WriterSlot>, context: &mut Context<Self>) {
         if self.is_poisoned || self.is_discarded {
-            let _ = ask.reply.send(Err(AskError::Failed));
+            ask.fail(AskError::Failed);
             return;
         }
         if !M::OUT_OF_BAND && self.room.residency() == Residency::OutOfBand {
-            let _ = ask.reply.send(Err(AskError::RoomNotHere));
+            ask.fail(AskError::RoomNotHere);
             return;
         }
         let slot = match (slot, M::CHANGES) {
             (None, true) => match self.context.stores.writer.reserve() {
                 Ok(slot) => Some(slot),
                 Err(refusal) => {
-                    let _ = ask.reply.send(Err(refusal.into()));
+                    ask.fail(refusal.into());
                     return;
                 }
             },
@@ -238,25 +258,29 @@ impl RoomActor {
         match turn {
             Err(_) => {
                 error!(room_id:% = self.room.room_id(), message = M::KIND; "turn panicked, room discarded");
-                let _ = ask.reply.send(Err(AskError::Failed));
+                ask.fail(AskError::Failed);
                 self.is_poisoned = true;
                 self.discard_if_settled(context);
             }
-            Ok(Turn::Answer(reply)) => self.answer_when_durable(ask.reply, Ok(reply)),
+            Ok(Turn::Answer(reply)) => self.answer_when_durable(ask.reply, Answered::Done(Ok(reply))),
             Ok(Turn::Refuse(refusal, change)) => {
                 self.enqueue_if_any(*change, slot);
-                self.answer_when_durable(ask.reply, Err(AskError::Refused(refusal)));
+                self.answer_when_durable(ask.reply, Answered::Done(Err(AskError::Refused(refusal))));
             }
             Ok(Turn::Commit(change, reply)) => {
                 self.enqueue_if_any(*change, slot);
                 self.gauges.set_facts(self.room.facts());
-                self.answer_when_durable(ask.reply, Ok(reply));
+                self.answer_when_durable(ask.reply, Answered::Done(Ok(reply)));
+            }
+            Ok(Turn::Need(Need::PolicySignature(unsigned))) => {
+                let Ask { message, lookups, reply, .. } = ask;
+                self.answer_when_durable(reply, Answered::Unsigned { message, lookups: Box::new(lookups), unsigned });
             }
             Ok(Turn::Need(need)) => {
                 ask.turns = ask.turns.saturating_add(1);
                 if ask.turns >= TURNS_MAX {
                     error!(room_id:% = self.room.room_id(), message = M::KIND; "turn never got what it needs");
-                    let _ = ask.reply.send(Err(AskError::Failed));
+                    ask.fail(AskError::Failed);
                     return;
                 }
                 let gathering = gather::gather(self.room.gathering_place(), self.context.clone(), need);
@@ -283,7 +307,7 @@ impl RoomActor {
             }
             Err(error) => {
                 error!(room_id:% = self.room.room_id(), error:%; "cannot gather what a turn needs");
-                let _ = ask.reply.send(Err(AskError::Storage(error.into())));
+                ask.fail(AskError::Storage(error.into()));
             }
         }
     }
@@ -340,11 +364,7 @@ impl RoomActor {
     }
 
     /// The one helper through which every answer goes: it leaves once all commits that the turn saw are durable.
-    fn answer_when_durable<R: Send + 'static, F: Send + 'static>(
-        &mut self,
-        reply: oneshot::Sender<Result<R, AskError<F>>>,
-        answer: Result<R, AskError<F>>,
-    ) {
+    fn answer_when_durable<M: RoomMessage>(&mut self, reply: oneshot::Sender<Answered<M>>, answer: Answered<M>) {
         if self.durable == self.enqueued {
             let _ = reply.send(answer);
             return;
@@ -352,7 +372,7 @@ impl RoomActor {
         let answer = move |outcome: Result<(), CommitError>| {
             let _ = reply.send(match outcome {
                 Ok(()) => answer,
-                Err(error) => Err(AskError::Storage(error)),
+                Err(error) => Answered::Done(Err(AskError::Storage(error))),
             });
         };
         self.waiting.push_back(Waiting { sequence: self.enqueued, answer: Box::new(answer) });

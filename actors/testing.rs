@@ -44,7 +44,7 @@ use vestibule_storage::{
 
 use crate::{
     AdmitKnock, AdmitLeave, AdmittedKnock, AskError, ChangeMembership, CpuPool, CreateRoom, InitialEvent,
-    KnockTemplate, LeaveTemplate, PrepareKnock, PrepareLeave, ReceivePdu, Received, Rooms, RoomsOptions, SendEvent,
+    KnockTemplate, LeaveTemplate, PolicySigner, PrepareKnock, PrepareLeave, ReceivePdu, Received, Rooms, RoomsOptions, SendEvent,
     SourceNetwork, SyncNotifier, gauges::Totals, limits::KnockRates,
 };
 
@@ -124,6 +124,8 @@ pub struct Settings {
     pub server_name: OwnedServerName,
     /// `[knock]`.
     pub policy: KnockPolicy,
+    /// Asks rooms' policy servers; nobody by default.
+    pub policy_signer: Option<Arc<dyn PolicySigner>>,
     /// The rates; off by default.
     pub rates: Option<KnockRates>,
     /// The arbiters; the current one when there are none.
@@ -147,6 +149,7 @@ impl Default for Settings {
                 max_pending_per_room: 1_000,
                 max_pending_per_origin_in_room: 50,
             },
+            policy_signer: None,
             rates: None,
             arbiters: Vec::new(),
             mailbox_capacity: 1_024,
@@ -210,6 +213,7 @@ impl World {
             policy: settings.policy,
             rates: settings.rates,
             cpu: cpu.clone(),
+            policy_signer: settings.policy_signer.clone(),
             arbiters,
             mailbox_capacity: settings.mailbox_capacity,
             live_max: settings.live_max,

@@ -63,8 +63,9 @@ impl RoomMessage for AdmitJoin {
             authorize_by_state(&version, event, state)
                 .map_err(|refusal| JoinRefusal::NotAuthorized { reason: refusal.reason })
         });
-        let before = match judged {
-            Ok(before) => before,
+        let judged = judged.and_then(|before| Ok((before, room.pass_incoming(event, lookups)?)));
+        let (before, event) = match judged {
+            Ok(passed) => passed,
             Err(IncomingStop::Need(need)) => return Turn::Need(need),
             Err(IncomingStop::Refused(refusal)) => return refuse(refusal),
             Err(IncomingStop::NotAuthorized(refusal)) => {
@@ -77,7 +78,7 @@ impl RoomMessage for AdmitJoin {
                 return refuse(JoinRefusal::UnknownAuthEvents { event_ids });
             }
         };
-        let placement = match room.place_incoming(event, &before) {
+        let placement = match room.place_incoming(&event, &before) {
             Ok(placement) => placement,
             Err(need) => return Turn::Need(need),
         };
@@ -86,6 +87,6 @@ impl RoomMessage for AdmitJoin {
         let source = Source::HandedBy(self.join.origin().to_owned());
         room.apply(Placed { source, event: event.clone(), before, placement }, None, &mut change);
         let servers = room.joined_servers().cloned().collect();
-        Turn::Commit(Box::new(change), AdmittedJoin { event: event.clone(), state_before, servers })
+        Turn::Commit(Box::new(change), AdmittedJoin { event, state_before, servers })
     }
 }

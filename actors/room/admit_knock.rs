@@ -99,27 +99,18 @@ impl AdmitKnock {
         }
         let version = room.version().clone();
         let before =
-            room.judge_incoming(event, lookups, |state| authorize_knock(&version, event, state)).map_err(|stop| {
-                match stop {
-                    IncomingStop::Need(need) => Stop::Need(need),
-                    IncomingStop::Refused(refusal) => Stop::Refused(refusal),
-                    IncomingStop::NotAuthorized(refusal) => {
-                        Stop::Refused(KnockRefusal::NotAuthorized { reason: refusal.reason })
-                    }
-                    IncomingStop::UnknownPrevEvents(event_ids) => {
-                        Stop::Refused(KnockRefusal::UnknownPrevEvents { event_ids })
-                    }
-                    IncomingStop::UnknownAuthEvents(event_ids) => {
-                        Stop::Refused(KnockRefusal::UnknownAuthEvents { event_ids })
-                    }
-                }
-            })?;
+            room.judge_incoming(event, lookups, |state| authorize_knock(&version, event, state)).map_err(stop_of)?;
         check_policy(&room.context.policy, &room.pending, event.sender(), room.now())?;
+        let source = KnockSource::Federation { origin: self.knock.origin().to_owned(), network: self.network.clone() };
+        if let Some(limits) = &room.context.limits {
+            // Before another server is asked about it: a flood must not become theirs.
+            limits.peek(room.room_id(), event.sender(), &source, room.context.clock.monotonic())?;
+        }
+        let event = room.pass_incoming(event, lookups).map_err(stop_of)?;
+        let event = &event;
         // Before the token is taken: a turn that must run again takes it only in its last run.
         let placement = room.place_incoming(event, &before).map_err(Stop::Need)?;
         if let Some(limits) = &room.context.limits {
-            let source =
-                KnockSource::Federation { origin: self.knock.origin().to_owned(), network: self.network.clone() };
             limits.take(room.room_id(), event.sender(), &source, room.context.clock.monotonic())?;
         }
         let mut change = RoomChange::default();
@@ -127,6 +118,16 @@ impl AdmitKnock {
         room.apply(Placed { source, event: event.clone(), before, placement }, None, &mut change);
         Ok(change)
     }
+}
+
+fn stop_of(stop: IncomingStop<KnockRefusal>) -> Stop {
+    Stop::Refused(match stop {
+        IncomingStop::Need(need) => return Stop::Need(need),
+        IncomingStop::Refused(refusal) => refusal,
+        IncomingStop::NotAuthorized(refusal) => KnockRefusal::NotAuthorized { reason: refusal.reason },
+        IncomingStop::UnknownPrevEvents(event_ids) => KnockRefusal::UnknownPrevEvents { event_ids },
+        IncomingStop::UnknownAuthEvents(event_ids) => KnockRefusal::UnknownAuthEvents { event_ids },
+    })
 }
 
 /// Counts a refusal of a knock from elsewhere. Not of rates: over them a knock is held and asks again, and only who gives up

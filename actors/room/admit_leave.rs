@@ -40,8 +40,11 @@ impl RoomMessage for AdmitLeave {
             return Turn::Answer(());
         }
         let version = room.version().clone();
-        let before = match room.judge_incoming(event, lookups, |state| authorize_leave(&version, event, state)) {
-            Ok(before) => before,
+        let judged = room
+            .judge_incoming(event, lookups, |state| authorize_leave(&version, event, state))
+            .and_then(|before| Ok((before, room.pass_incoming(event, lookups)?)));
+        let (before, event) = match judged {
+            Ok(passed) => passed,
             Err(IncomingStop::Need(need)) => return Turn::Need(need),
             Err(IncomingStop::Refused(refusal)) => return refuse(refusal),
             Err(IncomingStop::NotAuthorized(refusal)) => {
@@ -54,13 +57,13 @@ impl RoomMessage for AdmitLeave {
                 return refuse(LeaveRefusal::UnknownAuthEvents { event_ids });
             }
         };
-        let placement = match room.place_incoming(event, &before) {
+        let placement = match room.place_incoming(&event, &before) {
             Ok(placement) => placement,
             Err(need) => return Turn::Need(need),
         };
         let mut change = RoomChange::default();
         let source = Source::HandedBy(self.leave.origin().to_owned());
-        room.apply(Placed { source, event: event.clone(), before, placement }, None, &mut change);
+        room.apply(Placed { source, event, before, placement }, None, &mut change);
         Turn::Commit(Box::new(change), ())
     }
 }

@@ -104,7 +104,7 @@ impl ChangeMembership {
         };
         let placed = match self.change {
             MembershipChange::Knock => self.knock(room, lookups, draft)?,
-            _ => room.draft(draft, lookups.asked_at())?,
+            _ => room.draft(draft, lookups)?,
         };
         let event_id = placed.event.event_id().to_owned();
         let mut change = RoomChange::default();
@@ -144,7 +144,7 @@ impl ChangeMembership {
             let change = audit(room, &judged, &refusal);
             return Err(Stop::Refused(MembershipRefusal::Knock(refusal), Box::new(change)));
         }
-        let placed = room.sign_draft(draft, placed)?;
+        let placed = room.sign_draft(draft, placed, lookups)?;
         if let Some(limits) = &room.context.limits {
             limits.take(room.room_id(), &self.target, &KnockSource::Client, room.context.clock.monotonic())?;
         }

@@ -21,7 +21,7 @@ use vestibule_protocol::{
 use vestibule_storage::room::{RoomCommit, RoomOrigin};
 
 use super::{
-    RoomChange, RoomContext,
+    Lookups, RoomChange, RoomContext,
     apply::{Placed, Source},
     draft::DraftStop,
     memory::Room,
@@ -132,8 +132,8 @@ fn append(room: &mut Room, event: InitialEvent, change: &mut RoomChange) -> Resu
         content: event.content,
         redacts: None,
     };
-    let at = room.now();
-    match room.draft(draft, at) {
+    let lookups = Lookups::new(room.now());
+    match room.draft(draft, &lookups) {
         Ok(placed) => {
             room.apply(placed, None, change);
             Ok(())

@@ -16,8 +16,9 @@ use vestibule_protocol::{
 
 use super::{
     apply::{Placed, Source},
-    gather::Need,
+    gather::{Lookups, Need},
     memory::Room,
+    policy::PolicyStop,
 };
 
 /// Why a draft is not an event yet, or never will be.
@@ -29,6 +30,15 @@ pub(super) enum DraftStop {
     NotAuthorized(NotAuthorized),
     /// It cannot be built.
     Build(BuildRefusal),
+}
+
+impl From<PolicyStop> for DraftStop {
+    fn from(stop: PolicyStop) -> Self {
+        match stop {
+            PolicyStop::Need(need) => Self::Need(need),
+            PolicyStop::Refused(reason) => Self::NotAuthorized(NotAuthorized { reason }),
+        }
+    }
 }
 
 /// A draft with its place in the graph.
@@ -90,17 +100,22 @@ impl Room {
     }
 
     /// Places, judges, signs, and finds out what becomes of the current state.
-    pub(super) fn draft(&mut self, draft: EventDraft, at: UnixMillis) -> Result<Placed, DraftStop> {
-        let placed = self.place_draft(&draft, at)?;
+    pub(super) fn draft(&mut self, draft: EventDraft, lookups: &Lookups) -> Result<Placed, DraftStop> {
+        let placed = self.place_draft(&draft, lookups.asked_at())?;
         self.judge_draft(&draft, &placed)?;
-        self.sign_draft(draft, placed)
+        self.sign_draft(draft, placed, lookups)
     }
 
-    /// Signs a draft that was judged.
-    pub(super) fn sign_draft(&mut self, draft: EventDraft, placed: PlacedDraft) -> Result<Placed, DraftStop> {
+    /// Signs a draft that was judged, and has it signed by the room's policy server if there is one.
+    pub(super) fn sign_draft(
+        &mut self,
+        draft: EventDraft,
+        placed: PlacedDraft,
+        lookups: &Lookups,
+    ) -> Result<Placed, DraftStop> {
         let version = self.version().clone();
         let event = draft.build(&placed.place, &version, &self.context.identity).map_err(DraftStop::Build)?;
-        let event = Arc::new(event);
+        let event = self.pass_policy(&Arc::new(event), lookups)?;
         match self.graph.place(&event, &placed.before) {
             CurrentAfter::Known(placement) => {
                 Ok(Placed { source: Source::Ours, event, before: placed.before, placement })

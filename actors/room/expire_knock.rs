@@ -55,7 +55,7 @@ impl RoomMessage for ExpireKnock {
             content: member_content(content, &MembershipState::Leave),
             redacts: None,
         };
-        match room.draft(draft, lookups.asked_at()) {
+        match room.draft(draft, lookups) {
             Ok(placed) => {
                 let event_id = placed.event.event_id().to_owned();
                 let mut change = RoomChange::default();

@@ -14,6 +14,7 @@ use vestibule_protocol::{
 use super::{
     gather::{Lookups, Need, is_outlier},
     memory::Room,
+    policy::PolicyStop,
 };
 
 /// What an incoming event stands on.
@@ -142,6 +143,14 @@ impl Room {
             state_of_auth_events.insert(create.clone());
         }
         Ok(state_of_auth_events)
+    }
+
+    /// A judged event as it may go on: with the signature of the room's policy server, if it has one.
+    pub(super) fn pass_incoming<F>(&self, event: &Arc<Pdu>, lookups: &Lookups) -> Result<Arc<Pdu>, IncomingStop<F>> {
+        self.pass_policy(event, lookups).map_err(|stop| match stop {
+            PolicyStop::Need(need) => IncomingStop::Need(need),
+            PolicyStop::Refused(reason) => IncomingStop::NotAuthorized(NotAuthorized { reason }),
+        })
     }
 
     /// What becomes of the current state with a judged event.

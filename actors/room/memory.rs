@@ -179,6 +179,11 @@ impl Room {
         }
     }
 
+    /// Whether anybody of a server is in the room.
+    pub(super) fn has_joined_users_of(&self, server: &ServerName) -> bool {
+        self.joined_by_server.contains_key(server)
+    }
+
     /// The servers with joined users.
     pub(super) fn joined_servers(&self) -> impl Iterator<Item = &OwnedServerName> {
         self.joined_by_server.keys()

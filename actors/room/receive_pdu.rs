@@ -22,6 +22,7 @@ use super::{
     Lookups, Room, RoomChange, RoomMessage, Turn,
     apply::{Placed, Source},
     incoming::{Cited, IncomingStop},
+    policy::PolicyStop,
 };
 
 /// An event that is to be taken into the room.
@@ -117,6 +118,14 @@ impl Room {
         if authorize_by_state(&version, event, self.state()).is_err() {
             return Ok((self.set_aside(event, &before, Standing::SoftFailed), Received::SoftFailed));
         }
+        let event = match self.pass_policy(event, lookups) {
+            Ok(event) => event,
+            Err(PolicyStop::Need(need)) => return Err(IncomingStop::Need(need)),
+            Err(PolicyStop::Refused(_)) => {
+                return Ok((self.set_aside(event, &before, Standing::SoftFailed), Received::SoftFailed));
+            }
+        };
+        let event = &event;
         let placement = self.place_incoming(event, &before).map_err(IncomingStop::Need)?;
         let mut change = RoomChange::default();
         let target = self.target_of_received_redaction(event, lookups);

@@ -71,7 +71,7 @@ impl RoomMessage for SendEvent {
             content: self.content.clone(),
             redacts: self.redacts.clone(),
         };
-        match room.draft(draft, lookups.asked_at()) {
+        match room.draft(draft, lookups) {
             Ok(placed) => {
                 let event = placed.event.clone();
                 let mut change = RoomChange::default();

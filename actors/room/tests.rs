@@ -9,6 +9,7 @@ mod forks;
 mod memberships;
 mod out_of_band;
 mod pipeline;
+mod policy;
 mod refusals;
 mod sending;
 pub(crate) mod support;

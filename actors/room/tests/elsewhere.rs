@@ -31,7 +31,7 @@ const PEER: &str = "peer.test";
 const BEN: &str = "@ben:peer.test";
 
 /// Bob's server joins a room of ours, through all of the handshake; what it then has.
-async fn join(resident: &World, peer: &World, room: &TestRoom, user_id: &str) -> Arc<Pdu> {
+pub(super) async fn join(resident: &World, peer: &World, room: &TestRoom, user_id: &str) -> Arc<Pdu> {
     let request = PrepareJoin {
         user_id: user(user_id),
         origin: peer.server_name().to_owned(),
