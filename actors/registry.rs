@@ -35,8 +35,8 @@ use vestibule_storage::{
 use crate::{
     cpu_pool::CpuPool,
     gauges::{Gauges, RoomGauges},
-    policy_signer::{PolicySigner, PolicyVerdict},
     limits::{KnockLimits, KnockRates},
+    policy_signer::{PolicySigner, PolicyVerdict},
     room::{
         Answered, Ask, LoadError, Lookups, Passivate, RoomActor, RoomContext, RoomMessage, Unsigned,
         create_room::{self, CreateRoom},

@@ -44,8 +44,8 @@ use vestibule_storage::{
 
 use crate::{
     AdmitKnock, AdmitLeave, AdmittedKnock, AskError, ChangeMembership, CpuPool, CreateRoom, InitialEvent,
-    KnockTemplate, LeaveTemplate, PolicySigner, PrepareKnock, PrepareLeave, ReceivePdu, Received, Rooms, RoomsOptions, SendEvent,
-    SourceNetwork, SyncNotifier, gauges::Totals, limits::KnockRates,
+    KnockTemplate, LeaveTemplate, PolicySigner, PrepareKnock, PrepareLeave, ReceivePdu, Received, Rooms, RoomsOptions,
+    SendEvent, SourceNetwork, SyncNotifier, gauges::Totals, limits::KnockRates,
 };
 
 /// The name of the server under test.

@@ -23,6 +23,7 @@ use vestibule_federation::{
     discovery::{Discovery, Random, SystemResolver},
     egress::{AddressFilter, Egress, tls_config},
     keyring::{Keyring, KeyringSettings},
+    policy::PolicyServers,
     sender::{Backoff, SenderParts, SenderSettings},
 };
 use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::Identity};
@@ -73,8 +74,9 @@ pub fn offline(config: Config, work: impl AsyncFnOnce(&App) -> Result<String, St
     let done = System::new().block_on(async {
         let threads = NonZero::<usize>::MIN;
         let cpu = CpuPool::new(threads.get());
-        let rooms = rooms(&parts, &[], cpu.clone())?;
-        let app = app(parts, rooms, cpu)?;
+        let reach = reach(&parts)?;
+        let rooms = rooms(&parts, &[], cpu.clone(), &reach)?;
+        let app = app(parts, rooms, cpu, reach)?;
         Ok(work(&app).await)
     });
     storage.close()?;
@@ -143,11 +145,12 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
     let arbiters: Vec<Arbiter> = (0..threads.get()).map(|_| Arbiter::new()).collect();
     let data_dir = parts.config.data_dir.clone();
     let cpu = CpuPool::new(threads.get());
-    let rooms = rooms(&parts, &arbiters, cpu.clone())?;
+    let reach = reach(&parts)?;
+    let rooms = rooms(&parts, &arbiters, cpu.clone(), &reach)?;
     let pending = count_pending_knocks(&parts.stores).await.map_err(|error| failed(&error))?;
     rooms.gauges().set_knocks_pending(pending);
     let expire_after = parts.config.knock.expire_after.get();
-    let app = Data::new(app(parts, rooms.clone(), cpu)?);
+    let app = Data::new(app(parts, rooms.clone(), cpu, reach)?);
     let control = ControlSocket::bind(&data_dir, app.clone(), storage).map_err(|error| failed(&error))?;
     let Serving { listeners, handle, server } =
         vestibule_api::serve(app.clone(), listeners, threads).map_err(|error| failed(&error))?;
@@ -236,10 +239,11 @@ fn bindable(listener: &config::Listener, config: &Config, clock: &Arc<dyn Clock>
     Ok(Listener { address: listener.address, serves: serves.collect(), tls })
 }
 
-fn rooms(parts: &Parts, arbiters: &[Arbiter], cpu: CpuPool) -> Result<Rooms, Exit> {
+fn rooms(parts: &Parts, arbiters: &[Arbiter], cpu: CpuPool, reach: &Reach) -> Result<Rooms, Exit> {
     let Config { knock, actors, rate_limit, .. } = &parts.config;
     let mut seed = [0; 8];
     os_random(&mut seed).map_err(|error| Exit::Failure.because(&error))?;
+    let request_timeout = parts.config.federation.request_timeout.get();
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     Ok(Rooms::new(RoomsOptions {
         identity: parts.identity.clone(),
@@ -259,6 +263,7 @@ fn rooms(parts: &Parts, arbiters: &[Arbiter], cpu: CpuPool) -> Result<Rooms, Exi
             by_user: rate(rate_limit.knocks_by_user),
         }),
         cpu,
+        policy_signer: Some(Arc::new(PolicyServers::new(reach.client.clone(), request_timeout))),
         arbiters: arbiters.iter().map(Arbiter::handle).collect(),
         mailbox_capacity: actors.mailbox_capacity,
         live_max: actors.live_max,
@@ -271,8 +276,9 @@ fn rate(bucket: Bucket) -> Rate {
     Rate { per_second: bucket.per_second, burst: f64::from(bucket.burst) }
 }
 
-fn app(parts: Parts, rooms: Rooms, cpu: CpuPool) -> Result<App, Exit> {
-    let Outside { keyring, federation, sender, denied_servers } = outside(&parts, &rooms, &cpu)?;
+fn app(parts: Parts, rooms: Rooms, cpu: CpuPool, reach: Reach) -> Result<App, Exit> {
+    let denied_servers = reach.denied_servers.clone();
+    let Outside { keyring, federation, sender } = outside(&parts, &rooms, &cpu, reach);
     let Parts { config, clock, identity, old_keys, admin_token, notifier, outbound: _, stores } = parts;
     let limits = &config.rate_limit;
     let rates = rate_limit::Rates {
@@ -328,10 +334,16 @@ struct Outside {
     keyring: Keyring,
     federation: Federation,
     sender: Sender,
-    denied_servers: DeniedServers,
 }
 
-fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool) -> Result<Outside, Exit> {
+/// The way to other servers, which everything that talks to them shares.
+struct Reach {
+    client: Client,
+    denied_servers: DeniedServers,
+    random: Random,
+}
+
+fn reach(parts: &Parts) -> Result<Reach, Exit> {
     let refused = |error: &dyn std::error::Error| Exit::Refused.because(error);
     let federation = &parts.config.federation;
     let filter =
@@ -339,7 +351,7 @@ fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool) -> Result<Outside, Exit>
     let tls = tls_config(&federation.trusted_ca_files).map_err(|error| refused(&error))?;
     let egress = Arc::new(Egress::new(filter, tls));
     let resolver = Arc::new(SystemResolver::new().map_err(|error| refused(&error))?);
-    let jitter: Random = Arc::new(|| {
+    let random: Random = Arc::new(|| {
         let mut drawn = [0; 8];
         // Without randomness all pauses are equally long, which harms nobody.
         let _ = os_random(&mut drawn);
@@ -350,10 +362,16 @@ fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool) -> Result<Outside, Exit>
         egress.clone(),
         federation.server_addresses.clone(),
         parts.clock.clone(),
-        jitter.clone(),
+        random.clone(),
     );
     let denied_servers = DeniedServers::parse(&federation.denied_servers);
     let client = Client::new(parts.identity.clone(), discovery, egress).denying(denied_servers.clone());
+    Ok(Reach { client, denied_servers, random })
+}
+
+fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool, reach: Reach) -> Outside {
+    let Reach { client, random, denied_servers: _ } = reach;
+    let federation = &parts.config.federation;
     let rate_limit = &parts.config.rate_limit;
     let own_old_keys = parts.old_keys.iter().map(|old| (old.key_id.clone(), (old.public_key, old.expired_ts.into())));
     let settings = KeyringSettings {
@@ -373,7 +391,7 @@ fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool) -> Result<Outside, Exit>
         stores: parts.stores.clone(),
         rooms: rooms.clone(),
         clock: parts.clock.clone(),
-        random: jitter.clone(),
+        random: random.clone(),
         settings: SenderSettings { request_timeout, backoff },
     };
     let federation = FederationParts {
@@ -383,16 +401,11 @@ fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool) -> Result<Outside, Exit>
         rooms: rooms.clone(),
         stores: parts.stores.clone(),
         clock: parts.clock.clone(),
-        random: jitter,
+        random,
         cpu: cpu.clone(),
         settings: FederationSettings { request_timeout, auto_join_accepted: parts.config.knock.auto_join_accepted },
     };
-    Ok(Outside {
-        keyring,
-        federation: Federation::new(federation),
-        sender: Sender::new(parts.outbound.clone(), sender),
-        denied_servers,
-    })
+    Outside { keyring, federation: Federation::new(federation), sender: Sender::new(parts.outbound.clone(), sender) }
 }
 
 async fn count_pending_knocks(stores: &Stores) -> Result<u64, StorageError> {

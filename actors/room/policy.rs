@@ -41,7 +41,9 @@ impl Room {
             return Ok(event.clone());
         }
         match lookups.policy_verdict(event.event_id()) {
-            None => Err(PolicyStop::Need(Need::PolicySignature(Box::new(Unsigned { event: event.clone(), policy_server })))),
+            None => {
+                Err(PolicyStop::Need(Need::PolicySignature(Box::new(Unsigned { event: event.clone(), policy_server }))))
+            }
             Some(PolicyVerdict::Signed(answer)) => policy_server
                 .add_signature(event, answer, self.version())
                 .map(Arc::new)

@@ -215,6 +215,7 @@ impl World {
             },
             rates: None,
             cpu: pool.clone(),
+            policy_signer: None,
             arbiters: vec![actix_rt::Arbiter::current()],
             mailbox_capacity: 16,
             live_max: 100,

@@ -18,6 +18,11 @@ pub(crate) fn send(transaction_id: &str, body: String) -> ServerRequest {
     ServerRequest::put(path("v1/send", &[transaction_id]), body)
 }
 
+/// An event for the policy server of its room.
+pub(crate) fn policy_sign(body: String) -> ServerRequest {
+    ServerRequest::post("/_matrix/policy/v1/sign", body)
+}
+
 /// An invite for a user of the destination.
 pub(crate) fn invite(room_id: &RoomId, event_id: &EventId, body: String) -> ServerRequest {
     ServerRequest::put(path("v2/invite", &[room_id.as_str(), event_id.as_str()]), body)

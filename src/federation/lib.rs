@@ -15,6 +15,7 @@ mod endpoints;
 mod generations;
 pub mod keyring;
 pub mod perform;
+pub mod policy;
 pub mod sender;
 
 pub use crate::{

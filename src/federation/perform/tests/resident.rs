@@ -108,6 +108,7 @@ impl Us {
             },
             rates: None,
             cpu: cpu.clone(),
+            policy_signer: None,
             arbiters: vec![Arbiter::current()],
             mailbox_capacity: 64,
             live_max: 100,
