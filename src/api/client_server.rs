@@ -20,7 +20,7 @@ mod own_path;
 mod password;
 mod paths;
 mod profile;
-mod public_rooms;
+pub mod public_rooms;
 mod pushrules;
 pub(crate) mod register;
 mod room_address;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use actix_web::{
-    Error, HttpRequest, HttpResponse, ResponseError as _,
+    Error, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
     body::{BodySize, BoxBody, EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     error::InternalError,
@@ -29,7 +29,7 @@ use futures_util::FutureExt as _;
 
 use crate::{
     error::MatrixError,
-    extract::ClientAddress,
+    extract::{ClientAddress, ProvenOrigin},
     listener::{Area, Serves},
     state::App,
 };
@@ -121,6 +121,8 @@ pub async fn pass<B: MessageBody + 'static>(
         }
         return Ok(request.into_response(response).map_into_right_body());
     }
+    let origin = ProvenOrigin::default();
+    request.extensions_mut().insert(origin.clone());
     let handled = AssertUnwindSafe(async { next.call(request).await }).catch_unwind().await;
     let mut response = match handled {
         Ok(Ok(response)) => with_matrix_body(response),
@@ -128,10 +130,12 @@ pub async fn pass<B: MessageBody + 'static>(
         Err(_) => {
             app.vitals.count_panic();
             log::error!("a request ended in a panic");
+            poke_if_put_off(&app, &origin, StatusCode::INTERNAL_SERVER_ERROR);
             return Err(carrying(MatrixError::internal().error_response(), is_open_to_browsers));
         }
     };
     count_if_limited(&app, response.status());
+    poke_if_put_off(&app, &origin, response.status());
     if is_open_to_browsers {
         open_to_browsers(response.headers_mut());
     }
@@ -148,6 +152,15 @@ pub async fn unmatched(request: HttpRequest) -> HttpResponse {
 fn count_if_limited(app: &App, status: StatusCode) {
     if status == StatusCode::TOO_MANY_REQUESTS {
         app.vitals.count_limited();
+    }
+}
+
+/// A server that got 429 or 5xx leaves us alone for minutes, with everything it has for us, unless it hears from us.
+/// Source: DESIGN 3.12.
+fn poke_if_put_off(app: &App, origin: &ProvenOrigin, status: StatusCode) {
+    let is_put_off = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+    if let Some(origin) = origin.get().filter(|_| is_put_off) {
+        app.sender.poke(origin);
     }
 }
 

@@ -14,5 +14,5 @@ pub use self::{
     client_address::ClientAddress,
     path::PathArguments,
     ruma_request::{Ruma, answer},
-    x_matrix::Signed,
+    x_matrix::{ProvenOrigin, Signed},
 };

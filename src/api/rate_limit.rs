@@ -1,10 +1,10 @@
 //! The rates of this API: who may ask how often, and who is held back a moment instead of being turned away.
 //! May not: change caps or sizes when rates are switched off, or limit knocks in a room; the room's turn does that.
 
-use std::{future::Future, hash::Hash, time::Duration};
+use std::{future::Future, hash::Hash, sync::Arc, time::Duration};
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vestibule_actors::limits::{Buckets, Rate, RetryAfter};
 use vestibule_protocol::clock::Clock;
 
@@ -15,6 +15,9 @@ pub const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Requests held at once. Source: DESIGN 3.12.
 pub const HELD_MAX: usize = 256;
+
+/// Bodies larger than 1 MiB that are in memory at once. Ours: 400 MiB; what servers send is nearly always less.
+pub const LARGE_BODIES_MAX: usize = 32;
 
 /// Subjects remembered by each bucket. Ours: about 1 MiB each when full.
 const SUBJECTS_MAX: usize = 10_000;
@@ -102,6 +105,13 @@ pub struct Limits {
     /// Wrong tokens on an admin listener from one address: peek before, take after a failure.
     pub failed_admin_tokens_by_address: Limit<ClientAddress>,
     held: Semaphore,
+    large_bodies: Arc<Semaphore>,
+}
+
+/// The right to have a large body in memory, until it is dropped. Clones share it.
+#[derive(Clone, Debug)]
+pub struct LargeBody {
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
 impl Limits {
@@ -121,6 +131,7 @@ impl Limits {
             invites_by_user: Limit::new(on, rates.invites_by_user),
             failed_admin_tokens_by_address: Limit::new(on, rates.failed_admin_tokens_by_address),
             held: Semaphore::new(HELD_MAX),
+            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
         }
     }
 
@@ -138,6 +149,17 @@ impl Limits {
     /// As there.
     pub async fn hold_query_of(&self, origin: &ServerName, clock: &dyn Clock) -> Result<(), MatrixError> {
         self.hold_for(&self.queries_by_origin, origin, clock).await
+    }
+
+    /// Waits for a place for a large body.
+    ///
+    /// # Errors
+    /// 429 when none comes free within [`HOLD_MAX`].
+    pub async fn hold_large_body(&self) -> Result<LargeBody, MatrixError> {
+        match tokio::time::timeout(HOLD_MAX, self.large_bodies.clone().acquire_owned()).await {
+            Ok(Ok(place)) => Ok(LargeBody { _place: Arc::new(place) }),
+            Ok(Err(_)) | Err(_) => Err(MatrixError::limit_exceeded(HOLD_MAX)),
+        }
     }
 
     async fn hold_for(

@@ -24,7 +24,7 @@ use crate::state::App;
 
 /// Rooms whose membership lets one in that are looked at. Ours: spaces have a few; the event that lists them could hold a
 /// thousand.
-const ALLOW_ROOMS_MAX: usize = 100;
+pub const ALLOW_ROOMS_MAX: usize = 100;
 
 /// What this server can say for a user who wants to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,11 +66,7 @@ pub async fn judge(app: &App, room_id: &RoomId, user_id: &UserId) -> Result<Vouc
     if matches!(membership(app, room_id, user_id).await?, Some(MembershipState::Join | MembershipState::Invite)) {
         return Ok(Vouching::NotNeeded);
     }
-    let join_rules = rooms.current_state_event(room_id, &StateEventType::RoomJoinRules, "").await?;
-    let content = join_rules.as_ref().and_then(|event| event.event.content_as::<JoinRulesContent>());
-    let Some(allow_rooms) = content.and_then(|content| allow_rooms(content, &version)) else {
-        return Ok(Vouching::NotNeeded);
-    };
+    let Some(allow_rooms) = allowed_rooms(app, room_id, &version).await? else { return Ok(Vouching::NotNeeded) };
     let mut knows_all = allow_rooms.len() <= ALLOW_ROOMS_MAX;
     for allowed in allow_rooms.iter().take(ALLOW_ROOMS_MAX) {
         if !is_lived_in(app, allowed).await {
@@ -81,6 +77,20 @@ pub async fn judge(app: &App, room_id: &RoomId, user_id: &UserId) -> Result<Vouc
         }
     }
     Ok(if knows_all { Vouching::NotAMember } else { Vouching::CannotJudge })
+}
+
+/// The rooms whose members may join, as the room's join rule says. `None`: it knows no such thing.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn allowed_rooms(
+    app: &App,
+    room_id: &RoomId,
+    version: &RoomVersion,
+) -> Result<Option<Vec<OwnedRoomId>>, StorageError> {
+    let join_rules = app.stores.rooms.current_state_event(room_id, &StateEventType::RoomJoinRules, "").await?;
+    let content = join_rules.as_ref().and_then(|event| event.event.content_as::<JoinRulesContent>());
+    Ok(content.and_then(|content| allow_rooms(content, version)))
 }
 
 /// From the current state, which knows users of all servers.

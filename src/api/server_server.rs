@@ -8,12 +8,15 @@ mod event_auth;
 mod get_missing_events;
 mod graph_walk;
 mod handshake;
+mod hierarchy;
 mod invite;
+mod key_query;
 mod key_server;
 mod make_join;
 mod make_knock;
 mod make_leave;
 mod pdu_text;
+mod public_rooms;
 mod query_directory;
 mod query_profile;
 mod raw_query;
@@ -23,6 +26,9 @@ mod send_knock;
 mod send_leave;
 mod state;
 mod state_ids;
+mod user_devices;
+mod user_keys_claim;
+mod user_keys_query;
 mod version;
 
 use actix_web::web::ServiceConfig;
@@ -31,6 +37,7 @@ use actix_web::web::ServiceConfig;
 pub fn routes(config: &mut ServiceConfig) {
     version::routes(config);
     key_server::routes(config);
+    key_query::routes(config);
     make_knock::routes(config);
     send_knock::routes(config);
     make_leave::routes(config);
@@ -46,6 +53,11 @@ pub fn routes(config: &mut ServiceConfig) {
     get_missing_events::routes(config);
     query_profile::routes(config);
     query_directory::routes(config);
+    public_rooms::routes(config);
+    hierarchy::routes(config);
+    user_devices::routes(config);
+    user_keys_query::routes(config);
+    user_keys_claim::routes(config);
 }
 
 #[cfg(test)]

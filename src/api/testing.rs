@@ -349,6 +349,21 @@ impl World {
 
     /// Makes a room of `@owner:us.test`.
     pub(crate) async fn room(&self, version: RoomVersionId, join_rule: &str, more: &[(&str, Value)]) -> OwnedRoomId {
+        self.create(version, CanonicalJsonObject::new(), join_rule, more).await
+    }
+
+    /// Makes a space of `@owner:us.test`.
+    pub(crate) async fn space(&self, version: RoomVersionId, join_rule: &str) -> OwnedRoomId {
+        self.create(version, object(json!({ "type": "m.space" })), join_rule, &[]).await
+    }
+
+    async fn create(
+        &self,
+        version: RoomVersionId,
+        create_content: CanonicalJsonObject,
+        join_rule: &str,
+        more: &[(&str, Value)],
+    ) -> OwnedRoomId {
         let creator: OwnedUserId = "@owner:us.test".try_into().unwrap();
         let hash_is_id = RoomVersion::lookup(&version).unwrap().room_id_is_create_hash();
         let mut state = vec![("m.room.join_rules", json!({ "join_rule": join_rule }))];
@@ -363,7 +378,7 @@ impl World {
             creator: creator.clone(),
             room_version: version,
             room_id: (!hash_is_id).then(|| "!room:us.test".try_into().unwrap()),
-            create_content: CanonicalJsonObject::new(),
+            create_content,
             creator_content: CanonicalJsonObject::new(),
             initial: initial.collect(),
         };

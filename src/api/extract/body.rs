@@ -27,7 +27,7 @@ pub const TRANSACTION_BODY_BYTES_MAX: usize = 200 * 64 * 1024;
 pub const JSON_BODY_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How large a signed body of an endpoint may be. Stands at its route; an endpoint that says nothing takes one event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BodyBytesMax(pub usize);
 
 impl BodyBytesMax {
@@ -42,6 +42,11 @@ impl BodyBytesMax {
     pub fn of_request(request: &HttpRequest) -> Self {
         request.app_data::<Self>().copied().unwrap_or(Self::EVENT)
     }
+
+    /// Whether the body of this request may turn out to be large, by what its head says; the body is never longer than that.
+    pub fn lets_be_large(self, request: &HttpRequest) -> bool {
+        self > Self::JSON && stated_length(request).is_none_or(|length| length > JSON_BODY_BYTES_MAX)
+    }
 }
 
 /// Reads a whole body of at most `bytes_max`. What the sender's headers say is used to refuse early only.
@@ -49,13 +54,12 @@ impl BodyBytesMax {
 /// # Errors
 /// 413 `M_TOO_LARGE`, 408, 415 for multipart bodies, 400 when the body breaks off.
 pub async fn read(request: &HttpRequest, payload: Payload, bytes_max: usize) -> Result<Bytes, MatrixError> {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let too_large = || MatrixError::too_large(format!("the body is larger than {bytes_max} bytes"));
-    if header(CONTENT_TYPE).is_some_and(is_multipart) {
+    if content_type.is_some_and(is_multipart) {
         return Err(MatrixError::unsupported_media_type());
     }
-    let stated_length = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
-    if stated_length.is_some_and(|length| length > bytes_max) {
+    if stated_length(request).is_some_and(|length| length > bytes_max) {
         return Err(too_large());
     }
     let reading = async {
@@ -74,6 +78,10 @@ pub async fn read(request: &HttpRequest, payload: Payload, bytes_max: usize) -> 
         Ok(outcome) => outcome,
         Err(_) => Err(MatrixError::body_too_slow()),
     }
+}
+
+fn stated_length(request: &HttpRequest) -> Option<usize> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Multipart bodies were a way to fill memory elsewhere (SECURITY V54); no endpoint takes one.

@@ -5,15 +5,15 @@
 
 mod header;
 
-use std::{future::Future, pin::Pin};
+use std::{cell::OnceCell, future::Future, pin::Pin, rc::Rc};
 
 use actix_web::{
-    FromRequest, HttpRequest,
+    FromRequest, HttpMessage as _, HttpRequest,
     dev::Payload,
     http::{Method, header::AUTHORIZATION},
     web::Data,
 };
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName};
 use vestibule_actors::SourceNetwork;
 use vestibule_federation::keyring::SignedRequest;
 use vestibule_protocol::canonical_json;
@@ -23,7 +23,7 @@ use super::{
     ClientAddress,
     body::{self, BodyBytesMax},
 };
-use crate::{error::MatrixError, state::App};
+use crate::{error::MatrixError, rate_limit::LargeBody, state::App};
 
 /// A request that its origin has signed for us.
 #[derive(Clone, Debug)]
@@ -34,6 +34,19 @@ pub struct Signed {
     pub body: Option<CanonicalJsonObject>,
     /// The network that the request came from.
     pub network: SourceNetwork,
+    /// The place of a body that may be large: to be kept as long as what was read from it.
+    pub large_body: Option<LargeBody>,
+}
+
+/// Where the door learns who is calling, once that is proven. It lies in the request's extensions.
+#[derive(Clone, Debug, Default)]
+pub struct ProvenOrigin(Rc<OnceCell<OwnedServerName>>);
+
+impl ProvenOrigin {
+    /// The server that signed the request. `None`: nothing was proven.
+    pub fn get(&self) -> Option<&ServerName> {
+        self.0.get().map(|origin| &**origin)
+    }
 }
 
 impl Signed {
@@ -47,7 +60,10 @@ impl Signed {
 
     async fn of_request(request: HttpRequest, payload: Payload) -> Result<Self, MatrixError> {
         let app = request.app_data::<Data<App>>().ok_or_else(MatrixError::internal)?;
-        let bytes = body::read(&request, payload, BodyBytesMax::of_request(&request).0).await?;
+        let bytes_max = BodyBytesMax::of_request(&request);
+        let large_body =
+            if bytes_max.lets_be_large(&request) { Some(app.limits.hold_large_body().await?) } else { None };
+        let bytes = body::read(&request, payload, bytes_max.0).await?;
         let has_body = [Method::PUT, Method::POST].contains(request.method()) || !bytes.is_empty();
         let content = if has_body { Some(canonical_json::parse_object(&bytes)?) } else { None };
         let credentials = credentials(&request).map_err(MatrixError::unauthorized)?;
@@ -70,12 +86,19 @@ impl Signed {
             MatrixError::from(error)
         })?;
         app.sender.sign_of_life(&credentials.origin);
+        if let Some(proven) = request.extensions().get::<ProvenOrigin>() {
+            // A second extractor on the same request would prove the same.
+            let _ = proven.0.set(credentials.origin.clone());
+        }
+        // Whoever calls is alive: what waits for that server need not wait for its pause to end.
+        app.keyring.forget_failures(&credentials.origin);
+        app.sender.sign_of_life(&credentials.origin);
         app.limits.hold_request_of(&credentials.origin, &*app.clock).await?;
         let body = match content {
             Some(CanonicalJsonValue::Object(object)) => Some(object),
             _ => None,
         };
-        Ok(Self { origin: credentials.origin, body, network })
+        Ok(Self { origin: credentials.origin, body, network, large_body })
     }
 }
 

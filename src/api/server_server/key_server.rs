@@ -25,12 +25,20 @@ pub(super) fn routes(config: &mut ServiceConfig) {
 }
 
 async fn key_server(app: Data<App>) -> Result<HttpResponse, MatrixError> {
-    let mut document = document(&app, app.clock.now());
+    Ok(HttpResponse::Ok().json(signed_document(&app)?))
+}
+
+/// Our keys as of now, signed by ourselves.
+///
+/// # Errors
+/// 500 when they cannot be signed.
+pub(super) fn signed_document(app: &App) -> Result<CanonicalJsonObject, MatrixError> {
+    let mut document = document(app, app.clock.now());
     app.identity.sign_json(&mut document).map_err(|error| {
         log::error!(error:%; "own keys cannot be signed");
         MatrixError::internal()
     })?;
-    Ok(HttpResponse::Ok().json(document))
+    Ok(document)
 }
 
 fn document(app: &App, now: UnixMillis) -> CanonicalJsonObject {

@@ -2,7 +2,9 @@
 
 mod invites;
 mod joins;
+mod listings;
 mod reads;
+mod signs_of_life;
 
 use actix_web::{
     http::{Method, header::AUTHORIZATION},
