@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use vestibule_protocol::stream::StreamPosition;
 
 use crate::{
-    accounts::AccountChange, error::StorageError, outbox::OutboxDone, room::RoomCommit, server_keys::StoredServerKeys,
+    accounts::AccountChange, error::StorageError, outbox::OutboxDone, receipts::ReceiptCommit, room::RoomCommit,
+    server_keys::StoredServerKeys,
 };
 
 /// One atomic change: all of it becomes durable, or none.
@@ -28,6 +29,8 @@ pub enum Commit {
     ServerKeys(Box<StoredServerKeys>),
     /// Rows of the outbox that are done with.
     OutboxDone(OutboxDone),
+    /// Receipts of one room.
+    Receipts(ReceiptCommit),
 }
 
 /// Why a commit was not made.
@@ -143,9 +146,10 @@ pub trait CommitSink: Send + Sync {
 pub struct Announcement {
     /// Its position. Announcements come in this order, without gaps.
     pub position: StreamPosition,
-    /// The room that changed, if one did.
+    /// The room that changed, or in which everybody learns of receipts, if there is one.
     pub room_id: Option<OwnedRoomId>,
-    /// Local users whom it concerns beyond the room's members: the invited, those who knock, those who left, account data.
+    /// Local users whom it concerns beyond the room's members: the invited, those who knock, those who left, account data,
+    /// private receipts.
     pub users: Vec<OwnedUserId>,
     /// Servers for which it has rows in the outbox.
     pub destinations: Vec<OwnedServerName>,
@@ -176,6 +180,8 @@ pub struct Stores {
     pub server_keys: Arc<dyn crate::server_keys::ServerKeyStore>,
     /// What must still reach other servers.
     pub outbox: Arc<dyn crate::outbox::OutboxReader>,
+    /// How far users have read.
+    pub receipts: Arc<dyn crate::receipts::ReceiptReader>,
     /// Positions.
     pub stream: Arc<dyn crate::stream::StreamReader>,
     /// The write side.

@@ -9,7 +9,7 @@
 //! - Incarnations need not survive a restart; after it the suite only uses newer ones.
 //! - A commit that is refused is not the predecessor of anything. Whether its own number may be tried again is left open.
 //! - What is announced names local users with a new membership other than `join` or a changed out-of-band row, and those
-//!   with new account data; it may name other local users whom the commit touches. Destinations are those of the commit's
+//!   with new account data or private receipts; it may name other local users whom the commit touches. Destinations are those of the commit's
 //!   outbox, each once; what is done with in the outbox concerns nobody.
 //! - `state_changes` has no entry for a key that went to something else and back.
 //! - Besides `SetForgotten`, only a local join, invite or knock changes the forgotten mark: it takes it back.
@@ -30,6 +30,7 @@ pub mod memberships;
 pub mod out_of_band;
 pub mod outbox;
 pub mod random;
+pub mod receipts;
 pub mod states;
 pub mod survey;
 
@@ -292,6 +293,14 @@ macro_rules! conformance {
                 knock_out_of_band_takes_the_forgotten_mark_away
                 announcement_names_whose_row_changed
                 gap_in_a_life_out_of_band_is_refused
+            }
+            receipts {
+                receipt_reads_back_by_its_slot
+                receipt_replaces_the_one_before_it
+                receipts_of_several_rooms_are_read_at_once
+                removed_receipts_are_gone
+                announcement_names_who_learns_of_receipts
+                receipts_go_on_after_reopening
             }
             accounts {
                 user_reads_back

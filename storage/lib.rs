@@ -14,6 +14,7 @@ pub mod error;
 #[cfg(feature = "testing")]
 pub mod memory;
 pub mod outbox;
+pub mod receipts;
 pub mod room;
 pub mod server_keys;
 pub mod stream;

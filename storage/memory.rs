@@ -8,6 +8,7 @@
 mod accounts;
 mod kept;
 mod outbox;
+mod receipts;
 mod room;
 mod room_reader;
 
@@ -127,6 +128,7 @@ impl MemoryStorage {
             accounts: Arc::new(self.clone()),
             server_keys: Arc::new(self.clone()),
             outbox: Arc::new(self.clone()),
+            receipts: Arc::new(self.clone()),
             stream: Arc::new(self.clone()),
             writer: Arc::new(self.clone()),
         }

@@ -8,7 +8,7 @@ use super::{
     fixture::{
         RoomFixture, THERE,
         accounts::{alias_id, device, server_keys, token_hash, user},
-        content, local, remote, sent_to, transaction,
+        content, local, receipt, remote, sent_to, transaction,
     },
     survey::{Questions, survey},
 };
@@ -16,6 +16,7 @@ use crate::{
     accounts::{AccountChange, Alias},
     commit::{Commit, CommitError, Conflict},
     outbox::{OutboxDone, OutboxPlace},
+    receipts::ReceiptCommit,
     room::{Progress, RoomCommit},
 };
 
@@ -44,6 +45,9 @@ async fn full_rooms(world: &World) -> Vec<RoomFixture> {
         let position = world.room(sent).await;
         let (destination, places) = ("other.example".try_into().unwrap(), vec![OutboxPlace { position, index: 0 }]);
         world.commit(Commit::OutboxDone(OutboxDone { destination, places })).await.unwrap();
+        let (room_id, removed) = (fixture.room_id().to_owned(), Vec::new());
+        let set = vec![receipt(&bob, fixture.newest().as_str()), receipt(&remote("eve"), "$elsewhere")];
+        world.commit(Commit::Receipts(ReceiptCommit { room_id, removed, set })).await.unwrap();
         world.room(fixture.leave(&bob)).await;
         world.room(fixture.message_beside_newest(&local("creator"), "a fork stays open")).await;
         fixtures.push(fixture);

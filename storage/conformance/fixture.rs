@@ -30,6 +30,7 @@ use vestibule_protocol::{
 
 use crate::{
     outbox::{Delivery, OutboxEntry},
+    receipts::{Receipt, ReceiptKind, ReceiptSlot, ReceiptThread},
     room::{
         ClientTransaction, Decision, DecisionAction, EventRow, MemberCounts, PendingKnock, RedactedEvent, RoomCommit,
         StateVersionRow,
@@ -71,6 +72,13 @@ pub fn sent_to(mut commit: RoomCommit, destinations: &[&str]) -> RoomCommit {
         commit.outbox.push(OutboxEntry { event_id, delivery, destinations: destinations.clone() });
     }
     commit
+}
+
+/// A public receipt about the whole room.
+pub fn receipt(user_id: &UserId, event_id: &str) -> Receipt {
+    let (kind, thread) = (ReceiptKind::Public, ReceiptThread::Unthreaded);
+    let slot = ReceiptSlot { user_id: user_id.to_owned(), kind, thread };
+    Receipt { slot, event_id: event_id.try_into().unwrap(), at: UnixMillis(1_790_000_000_002) }
 }
 
 /// A content of text fields.

@@ -14,7 +14,7 @@ use super::{
     fixture::{
         RoomFixture,
         accounts::{alias_id, device, server_keys, token_hash, user},
-        content, local, remote, sent_to, transaction,
+        content, local, receipt, remote, sent_to, transaction,
     },
     survey::{Questions, survey},
 };
@@ -23,6 +23,7 @@ use crate::{
     commit::{Commit, CommitSink, NobodyListens, Stores},
     memory::MemoryStorage,
     outbox::{OutboxDone, OutboxPlace, OutboxReader},
+    receipts::{ReceiptCommit, ReceiptKind, ReceiptThread},
     room::{Progress, RoomCommit},
 };
 use steps::{AccountStep, DEVICES, ElsewhereStep, KINDS, NAMES, RoomStep, SERVERS, Step, step};
@@ -113,6 +114,11 @@ impl Twins {
                 let changes = changes.collect();
                 self.commit(Commit::Accounts(changes)).await
             }
+            Step::Read { room, user, is_remote, slot, is_removed } => {
+                let Some(room) = room.checked_rem(self.rooms.len()) else { return Ok(()) };
+                let user_id = if is_remote { remote(NAMES[user]) } else { local(NAMES[user]) };
+                self.read(room, &user_id, slot, is_removed).await
+            }
             Step::ServerKeys { server, number } => {
                 let keys = server_keys(SERVERS[server], number.into());
                 self.commit(Commit::ServerKeys(Box::new(keys))).await
@@ -185,6 +191,26 @@ impl Twins {
         let taken = row.checked_rem(pending.len()).map(|row| pending[row].place).unwrap_or_default();
         let done = OutboxDone { destination: destination.to_owned(), places: vec![taken, OutboxPlace::default()] };
         self.commit(Commit::OutboxDone(done)).await
+    }
+
+    async fn read(
+        &mut self,
+        room: usize,
+        user_id: &OwnedUserId,
+        slot: usize,
+        is_removed: bool,
+    ) -> Result<(), TestCaseError> {
+        let fixture = &self.rooms[room].fixture;
+        let (room_id, newest) = (fixture.room_id().to_owned(), fixture.newest());
+        let root = ReceiptThread::Root(fixture.events().keys().next().unwrap().clone());
+        let mut receipt = receipt(user_id, newest.as_str());
+        receipt.slot.kind = [ReceiptKind::Public, ReceiptKind::Private][slot % 2];
+        receipt.slot.thread = [ReceiptThread::Unthreaded, ReceiptThread::Main, root][slot / 2].clone();
+        let (mut removed, mut set) = (Vec::new(), vec![receipt]);
+        if is_removed {
+            removed.extend(set.drain(..).map(|receipt| receipt.slot));
+        }
+        self.commit(Commit::Receipts(ReceiptCommit { room_id, removed, set })).await
     }
 
     async fn in_room(

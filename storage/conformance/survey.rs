@@ -233,6 +233,12 @@ async fn ask_of_room(stores: &Stores, room_id: &OwnedRoomId, questions: &Questio
     aliases.sort_by(|left, right| left.alias.cmp(&right.alias));
     put(answers, about("aliases"), aliases);
     put(answers, about("is published"), stores.accounts.is_published(room_id).await.unwrap());
+    for since in questions.positions.iter().copied().chain([StreamPosition::START]) {
+        for limit in [2, ALL] {
+            let receipts = stores.receipts.receipts_since(&[(room_id.clone(), since)], limit).await.unwrap();
+            put(answers, about(&format!("{limit} receipts since {since:?}")), receipts);
+        }
+    }
 }
 
 async fn ask_for_snapshot(rooms: &dyn RoomReader, room_id: &OwnedRoomId, answers: &mut Answers) {
@@ -266,6 +272,8 @@ async fn ask_of_user(stores: &Stores, user_id: &OwnedUserId, questions: &Questio
         put(answers, about(&format!("membership history in {room_id}")), history);
         let out_of_band = stores.rooms.out_of_band_of(user_id, room_id).await.unwrap();
         put(answers, about(&format!("out of band in {room_id}")), out_of_band.as_ref().map(out_of_band_text));
+        let receipts = stores.receipts.receipts_of(room_id, user_id).await.unwrap();
+        put(answers, about(&format!("receipts in {room_id}")), receipts);
     }
     let accounts = &stores.accounts;
     put(answers, about("user"), accounts.user(user_id).await.unwrap());

@@ -12,6 +12,7 @@ use crate::{
     commit::{Announcement, Commit, CommitError, Conflict},
     error::StorageError,
     outbox::{OutboxPlace, OutboxRow},
+    receipts::{ReceiptSlot, StoredReceipt},
     room::{ClientTransaction, Decision, MembershipRow, OutOfBand, RoomCommit, RoomOrigin},
     server_keys::StoredServerKeys,
 };
@@ -27,6 +28,7 @@ pub(super) struct Kept {
     pub(super) forgotten: BTreeSet<(OwnedUserId, OwnedRoomId)>,
     pub(super) out_of_band: BTreeMap<(OwnedRoomId, OwnedUserId), OutOfBand>,
     pub(super) outbox: BTreeMap<(OwnedServerName, OutboxPlace), OutboxRow>,
+    pub(super) receipts: BTreeMap<(OwnedRoomId, ReceiptSlot), StoredReceipt>,
     pub(super) decisions: Vec<Decision>,
     pub(super) transactions: BTreeMap<ClientTransaction, OwnedEventId>,
     pub(super) accounts: Accounts,
@@ -55,6 +57,11 @@ impl Kept {
                 for place in &done.places {
                     self.outbox.remove(&(done.destination.clone(), *place));
                 }
+            }
+            Commit::Receipts(commit) => {
+                self.apply_receipts(commit, position);
+                announcement.room_id = commit.public_room().cloned();
+                announcement.users = commit.private_users().into_iter().collect();
             }
         }
         self.position = position;

@@ -5,10 +5,12 @@
 
 mod accounts;
 mod outbox;
+mod receipts;
 mod room;
 
 pub(crate) use self::accounts::account_data_key;
 pub(crate) use self::outbox::outbox_key;
+pub(crate) use self::receipts::receipt_key;
 pub(crate) use self::room::transaction_key;
 
 use std::collections::BTreeMap;
@@ -61,6 +63,11 @@ pub(crate) fn draft(
         Commit::OutboxDone(done) => {
             draft.outbox_done(done);
             subjects.push(Subject::server(&done.destination));
+        }
+        Commit::Receipts(commit) => {
+            draft.receipts(commit)?;
+            news.room_id = commit.public_room().cloned();
+            news.users = commit.private_users().into_iter().collect();
         }
     }
     subjects.extend(news.room_id.iter().map(|room_id| Subject::room(room_id)));

@@ -51,6 +51,10 @@ pub(crate) enum Table {
     Outbox,
     /// room id, local user → out-of-band membership.
     OutOfBand,
+    /// room id, user, kind, thread → receipt.
+    Receipt,
+    /// room id, position, user, kind, thread → nothing.
+    ReceiptChange,
     /// user → user.
     User,
     /// user, device → device.
@@ -94,6 +98,8 @@ impl Table {
             Self::Forgotten => 0x0f,
             Self::Outbox => 0x10,
             Self::OutOfBand => 0x11,
+            Self::Receipt => 0x12,
+            Self::ReceiptChange => 0x13,
             Self::User => 0x20,
             Self::Device => 0x21,
             Self::Token => 0x22,
@@ -354,6 +360,8 @@ mod tests {
             (Table::Forgotten, 0x0f),
             (Table::Outbox, 0x10),
             (Table::OutOfBand, 0x11),
+            (Table::Receipt, 0x12),
+            (Table::ReceiptChange, 0x13),
             (Table::User, 0x20),
             (Table::Device, 0x21),
             (Table::Token, 0x22),

@@ -26,6 +26,8 @@ mod migrations;
 mod opening;
 mod outbox;
 mod peer_values;
+mod receipt_values;
+mod receipts;
 mod record;
 mod room;
 mod self_check;
@@ -268,6 +270,7 @@ impl SledStorage {
             accounts: Arc::new(accounts::Accounts { views: Arc::clone(&views) }),
             server_keys: Arc::new(server_keys::ServerKeys { views: Arc::clone(&views), writer: Arc::clone(&writer) }),
             outbox: Arc::new(outbox::Outbox { views: Arc::clone(&views) }),
+            receipts: Arc::new(receipts::Receipts { views: Arc::clone(&views) }),
             stream: Arc::new(stream::Stream { views: Arc::clone(&views) }),
             writer,
         };

@@ -41,6 +41,14 @@ pub(super) enum Step {
         step: AccountStep,
     },
     Several(Vec<(usize, u8, AccountStep)>),
+    /// Somebody reads on, or what they read is given up.
+    Read {
+        room: usize,
+        user: usize,
+        is_remote: bool,
+        slot: usize,
+        is_removed: bool,
+    },
     ServerKeys {
         server: usize,
         number: u8,
@@ -110,6 +118,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         user,
         step,
     });
+    let read = (0..4_usize, 0..NAMES.len(), any::<bool>(), 0..6_usize, proptest::bool::weighted(0.2))
+        .prop_map(|(room, user, is_remote, slot, is_removed)| Step::Read { room, user, is_remote, slot, is_removed });
     let account = || (0..NAMES.len(), 0..4_u8, account_step());
     prop_oneof![
         2 => (0..3_usize).prop_map(|version| Step::CreateRoom { version }),
@@ -118,6 +128,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         3 => (0..SERVERS.len(), any::<usize>()).prop_map(|(server, row)| Step::Deliver { server, row }),
         6 => account().prop_map(|(user, number, step)| Step::Account { user, number, step }),
         2 => proptest::collection::vec(account(), 0..5).prop_map(Step::Several),
+        4 => read,
         1 => (0..SERVERS.len(), any::<u8>()).prop_map(|(server, number)| Step::ServerKeys { server, number }),
         1 => Just(Step::Reopen),
     ]

@@ -24,6 +24,7 @@ use vestibule_storage::server_keys::{StoredOldKey, StoredServerKeys};
 use crate::account_values::{AccountDataValue, TokenValue};
 use crate::fields::StoredForm;
 use crate::peer_values::OutboxValue;
+use crate::receipt_values::ReceiptValue;
 use crate::record::{self, Changes};
 use crate::values::{
     CounterValue, EventValue, MembershipValue, OrderValue, PointerValue, RoomValue, StateHead, StatePartValue,
@@ -142,6 +143,7 @@ fn stored_forms_of_what_concerns_peers_read_as_they_were_written() {
     frozen!("outbox.v1", row(Delivery::Leave { user_id }));
     frozen!("outbox_transaction.v1", row(Delivery::Transaction));
     frozen!("outbox_invite.v1", row(Delivery::Invite));
+    frozen!("receipt.v1", ReceiptValue { event_id: event_id.clone(), at: UnixMillis(13), position: 14 });
     let json = r#"{"auth_events":[],"content":{"membership":"knock"},"depth":3,"hashes":{},"origin_server_ts":4,"prev_events":[],"room_id":"!room:there.example","sender":"@alice:here.example","signatures":{},"state_key":"@alice:here.example","type":"m.room.member"}"#;
     let version = RoomVersion::lookup(&RoomVersionId::V11).unwrap();
     let knock = Pdu::from_canonical_text(event_id.clone(), json.into(), &version, Standing::Accepted).unwrap();

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ruma::OwnedRoomId;
 use vestibule_protocol::stream::StreamPosition;
 use vestibule_storage::{
     commit::{Announcement, Commit, CommitError},
@@ -33,6 +34,8 @@ struct Pending {
     announcement: Announcement,
     subjects: Vec<Subject>,
     mark: Mark,
+    /// The room whose actor's life it belongs to.
+    life_of: Option<OwnedRoomId>,
 }
 
 impl Pending {
@@ -91,14 +94,18 @@ impl Writer {
                 }
             }
             bytes += record.len();
-            if let Commit::Room(commit) = &next.commit {
-                self.lives.made(commit);
-            }
+            let life_of = match &next.commit {
+                Commit::Room(commit) => {
+                    self.lives.made(commit);
+                    Some(commit.room_id.clone())
+                }
+                Commit::Accounts(_) | Commit::ServerKeys(_) | Commit::OutboxDone(_) | Commit::Receipts(_) => None,
+            };
             overlay.extend(drafted.changes.iter().map(|(key, value)| (key.clone(), value.clone())));
             if let Some(reply) = next.reply.take() {
                 let Drafted { changes, announcement, subjects } = drafted;
                 let mark = Mark::of(position, &record);
-                pending.push_back(Pending { reply, changes, announcement, subjects, mark });
+                pending.push_back(Pending { reply, changes, announcement, subjects, mark, life_of });
             }
         }
         // Whoever opens it again waits until nobody holds it.
@@ -271,7 +278,7 @@ impl Writer {
     }
 
     fn end_life(&mut self, made: &Pending) {
-        if let Some(room_id) = &made.announcement.room_id {
+        if let Some(room_id) = &made.life_of {
             self.lives.end(room_id);
         }
     }
@@ -280,7 +287,7 @@ impl Writer {
         for waiting in waiting {
             let follows = match &waiting.commit {
                 Commit::Room(commit) => self.lives.is_next(commit),
-                Commit::Accounts(_) | Commit::ServerKeys(_) | Commit::OutboxDone(_) => true,
+                Commit::Accounts(_) | Commit::ServerKeys(_) | Commit::OutboxDone(_) | Commit::Receipts(_) => true,
             };
             waiting.refuse(if follows { error() } else { CommitError::PredecessorMissing });
         }
