@@ -325,6 +325,7 @@ fn app(parts: Parts, rooms: Rooms, cpu: CpuPool, reach: Reach) -> Result<App, Ex
         limits: Limits::new(rates),
         cpu: vestibule_api::cpu_pool::CpuPool::sharing(cpu),
         registration_nonces: Default::default(),
+        transactions: Default::default(),
         vitals: Vitals::default(),
     })
 }

@@ -21,6 +21,7 @@ mod query_directory;
 mod query_profile;
 mod raw_query;
 mod readers;
+pub mod send;
 mod send_join;
 mod send_knock;
 mod send_leave;
@@ -42,6 +43,7 @@ pub fn routes(config: &mut ServiceConfig) {
     send_knock::routes(config);
     make_leave::routes(config);
     send_leave::routes(config);
+    send::routes(config);
     make_join::routes(config);
     send_join::routes(config);
     invite::routes(config);

@@ -21,7 +21,10 @@ use vestibule_protocol::{
 };
 use vestibule_storage::commit::Stores;
 
-use crate::{client_server::register::nonces::Nonces, cpu_pool::CpuPool, rate_limit::Limits};
+use crate::{
+    client_server::register::nonces::Nonces, cpu_pool::CpuPool, rate_limit::Limits,
+    server_server::send::transactions::Transactions,
+};
 
 /// Everything a handler may use. Shared by all workers; handlers take `web::Data<App>`.
 pub struct App {
@@ -53,6 +56,8 @@ pub struct App {
     pub cpu: CpuPool,
     /// Nonces given out for registration with the shared secret; start with the default.
     pub registration_nonces: Nonces,
+    /// Transactions of other servers and how they were answered; start with the default.
+    pub transactions: Transactions,
     /// What the server tells about itself besides the rooms' gauges.
     pub vitals: Vitals,
 }

@@ -284,6 +284,7 @@ impl World {
             limits: Limits::new(rates),
             cpu: CpuPool::sharing(pool),
             registration_nonces: Default::default(),
+            transactions: Default::default(),
             vitals: Vitals::default(),
         };
         Self { app: Data::new(app), connections: Data::new(Connections::default()) }

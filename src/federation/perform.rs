@@ -31,6 +31,7 @@ pub use self::{
     knock::KnockElsewhere,
     missing_events::{MISSING_AUTH_EVENTS_MAX, MISSING_DEADLINE, MISSING_EVENTS_PER_REQUEST, MISSING_ROUNDS_MAX},
     profile::PROFILE_REPLY_BYTES_MAX,
+    receive::NotReceived,
     verify::VerifyError,
 };
 use self::{

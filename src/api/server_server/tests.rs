@@ -5,6 +5,7 @@ mod joins;
 mod listings;
 mod reads;
 mod signs_of_life;
+mod transactions;
 
 use actix_web::{
     http::{Method, header::AUTHORIZATION},

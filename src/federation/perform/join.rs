@@ -183,7 +183,7 @@ impl Federation {
                 let object = join_event.to_object().map_err(|_| PerformError::Failed)?;
                 let taken = self.receive(server, &wanted.room_id, object).await;
                 taken.map_err(|why| {
-                    log::warn!(destination:% = server, room_id:% = wanted.room_id, error = why; "own join not taken");
+                    log::warn!(destination:% = server, room_id:% = wanted.room_id, error:% = why; "own join not taken");
                     PerformError::Failed
                 })
             }

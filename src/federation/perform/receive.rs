@@ -9,10 +9,11 @@ use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     events::room::member::MembershipState,
 };
+use thiserror::Error;
 use tokio::time::sleep;
 use vestibule_actors::{AskError, ReceiveAnswer, ReceivePdu, Received};
 use vestibule_protocol::{membership::ReceiveRefusal, pdu::checks::VerifiedPdu, room_version::RoomVersion};
-use vestibule_storage::{error::StorageError, room::OutOfBand};
+use vestibule_storage::{commit::CommitError, error::StorageError, room::OutOfBand};
 
 use super::Federation;
 
@@ -20,6 +21,51 @@ use super::Federation;
 /// less, and an event that is not taken now comes back only as somebody's missing event.
 const OVERLOAD_ATTEMPTS_MAX: u32 = 6;
 const OVERLOAD_PAUSE: Duration = Duration::from_millis(500);
+
+/// Why an event is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotReceived {
+    /// It never will be; the words are for its sender.
+    #[error("{why}")]
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// We cannot take anything at the moment, whatever it is: the sender should come again with it.
+    #[error("the event cannot be taken at the moment")]
+    NotNow,
+}
+
+impl NotReceived {
+    fn refused(why: impl ToString) -> Self {
+        Self::Refused { why: why.to_string() }
+    }
+
+    /// What a failure of ours means for the event. What fails for this event alone is refused: it must not hold up the rest of
+    /// what its server has for us.
+    fn of_storage(error: &StorageError) -> Self {
+        match error {
+            StorageError::NotWritten { .. }
+            | StorageError::DiskFull
+            | StorageError::OutcomeUnknown { .. }
+            | StorageError::Unavailable { .. } => Self::NotNow,
+            StorageError::Corrupt { .. } => Self::refused("the event cannot be taken"),
+        }
+    }
+
+    fn of_ask(error: &AskError<ReceiveRefusal>) -> Self {
+        match error {
+            AskError::Refused(refusal) => Self::refused(refusal),
+            AskError::RoomNotHere => Self::refused("this server is not in the room"),
+            AskError::Overloaded => Self::NotNow,
+            AskError::Storage(CommitError::Storage(error)) => Self::of_storage(error),
+            AskError::Storage(CommitError::PredecessorMissing) => Self::NotNow,
+            AskError::Storage(CommitError::Conflict(_)) | AskError::Failed => {
+                Self::refused("the event cannot be taken")
+            }
+        }
+    }
+}
 
 /// What the room made of an event, or what it lacks.
 pub(super) type Asked = Result<Received, AskError<ReceiveRefusal>>;
@@ -30,28 +76,29 @@ impl Federation {
     /// An event that the room rejects or sets aside is taken all the same: that is a fact about it, and no error.
     ///
     /// # Errors
-    /// What to answer for this event.
+    /// [`NotReceived`].
     pub async fn receive(
         &self,
         origin: &ServerName,
         room_id: &RoomId,
         object: CanonicalJsonObject,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotReceived> {
         let unavailable = |error: StorageError| {
             log::error!(room_id:%, error:%; "a received event cannot be placed");
-            "the event cannot be taken at the moment".to_owned()
+            NotReceived::of_storage(&error)
         };
         let stored = self.inner.stores.rooms.room(room_id).await.map_err(unavailable)?;
         let about = self.asked_for(room_id, &object).await.map_err(unavailable)?;
         let Some(room) = stored else {
-            let (_, standing) = about.ok_or_else(|| "this server is not in the room".to_owned())?;
+            let (_, standing) = about.ok_or_else(|| NotReceived::refused("this server is not in the room"))?;
             return self.receive_answer(origin, room_id, object, &standing).await;
         };
-        let version = RoomVersion::lookup(&room.room_version).ok_or("the room's version is unknown")?;
+        let version = RoomVersion::lookup(&room.room_version)
+            .ok_or_else(|| NotReceived::refused("the room's version is unknown"))?;
         let answer = about.map(|(_, standing)| (object.clone(), standing));
-        let event = self.verify_pdu(object, &version).await.map_err(|error| error.to_string())?;
+        let event = self.verify_pdu(object, &version).await.map_err(NotReceived::refused)?;
         if event.pdu().room_id() != room_id {
-            return Err("the event is of another room".to_owned());
+            return Err(NotReceived::refused("the event is of another room"));
         }
         let event_id = event.pdu().event_id().to_owned();
         let asked = match self.ask_room(origin, room_id, &event).await {
@@ -71,10 +118,11 @@ impl Federation {
                 Ok(())
             }
             Ok(Received::Accepted | Received::Known | Received::SoftFailed) => Ok(()),
-            Err(AskError::Refused(refusal)) => Err(refusal.to_string()),
             Err(error) => {
-                log::warn!(origin:%, room_id:%, event_id:%, error:%; "event not taken");
-                Err("the event cannot be taken at the moment".to_owned())
+                if !matches!(error, AskError::Refused(_)) {
+                    log::warn!(origin:%, room_id:%, event_id:%, error:%; "event not taken");
+                }
+                Err(NotReceived::of_ask(&error))
             }
         }
     }
@@ -104,16 +152,18 @@ impl Federation {
         room_id: &RoomId,
         object: CanonicalJsonObject,
         standing: &OutOfBand,
-    ) -> Result<(), String> {
-        let version = RoomVersion::lookup(&standing.room_version).ok_or("the room's version is unknown")?;
-        let event = self.verify_pdu(object, &version).await.map_err(|error| error.to_string())?;
+    ) -> Result<(), NotReceived> {
+        let version = RoomVersion::lookup(&standing.room_version)
+            .ok_or_else(|| NotReceived::refused("the room's version is unknown"))?;
+        let event = self.verify_pdu(object, &version).await.map_err(NotReceived::refused)?;
         let answer = ReceiveAnswer { event, origin: origin.to_owned() };
         match self.inner.rooms.ask_out_of_band(room_id, &version, answer).await {
             Ok(()) => Ok(()),
-            Err(AskError::Refused(refusal)) => Err(refusal.to_string()),
             Err(error) => {
-                log::warn!(origin:%, room_id:%, error:%; "answer to a knock not taken");
-                Err("the event cannot be taken at the moment".to_owned())
+                if !matches!(error, AskError::Refused(_)) {
+                    log::warn!(origin:%, room_id:%, error:%; "answer to a knock not taken");
+                }
+                Err(NotReceived::of_ask(&error))
             }
         }
     }
