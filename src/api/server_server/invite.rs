@@ -53,7 +53,10 @@ async fn invite(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<
     let event_id: OwnedEventId = path.parse(1, "eventId")?;
     let origin = signed.origin.clone();
     let Body { version, event, invite_room_state } = Body::parse(signed.into_body()?)?;
-    check_acl(&app, &room_id, &origin).await?;
+    // Of a room that we are in we know the version ourselves; the word of a peer would choose the rules that we sign by.
+    if check_acl(&app, &room_id, &origin).await?.is_some_and(|held| held != version) {
+        return Err(MatrixError::invalid_param("room_version is not that of the room"));
+    }
     let invitation = Invitation {
         version: &version,
         room_id: &room_id,
@@ -117,10 +120,11 @@ impl Body {
     }
 }
 
-/// The room's ACL, if we are in the room; of others we know none.
-async fn check_acl(app: &App, room_id: &RoomId, origin: &ServerName) -> Result<(), MatrixError> {
+/// The room's ACL, and which version it has, if we are in the room; of others we know neither.
+async fn check_acl(app: &App, room_id: &RoomId, origin: &ServerName) -> Result<Option<RoomVersion>, MatrixError> {
     match check_door(app, room_id, origin).await {
-        Ok(_) | Err(AskError::RoomNotHere | AskError::Refused(KnockRefusal::ServerNotInRoom)) => Ok(()),
+        Ok(version) => Ok(Some(version)),
+        Err(AskError::RoomNotHere | AskError::Refused(KnockRefusal::ServerNotInRoom)) => Ok(None),
         Err(AskError::Refused(KnockRefusal::ServerDenied)) => Err(InviteRefusal::ServerDenied.into()),
         Err(error) => Err(error.into()),
     }

@@ -192,4 +192,14 @@ async fn a_room_that_we_are_in_has_its_word() {
             ask(&service, who.put(&invite_path(room_id.as_str(), &event_id), &body).to_request()).await;
         assert_eq!((status, &answer["errcode"]), (403, &json!("M_FORBIDDEN")), "{answer}");
     }
+    // SECURITY T26: nor has the caller a say in which version's rules our signature covers.
+    for (named, expected) in [("10", 400), ("11", 200)] {
+        let version = RoomVersionId::try_from(named).unwrap();
+        let (event_id, event) = peer.sign(invite_event(room_id.as_str()), version);
+        let body = json!({ "room_version": named, "event": event });
+        let (status, answer) =
+            ask(&service, peer.put(&invite_path(room_id.as_str(), &event_id), &body).to_request()).await;
+        assert_eq!(status, expected, "{named}: {answer}");
+        assert!(status == 200 || answer["errcode"] == "M_INVALID_PARAM", "{answer}");
+    }
 }
