@@ -9,6 +9,8 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a fixture that cannot be built must stop its test")]
 
+#[cfg(test)]
+pub(crate) mod any_json;
 mod event_spec;
 mod room_draft;
 

@@ -1,12 +1,16 @@
 //! Templates as a hostile resident server makes them: each wrong field in turn, and every field that must not come through.
 //! May not: sign anything but what we built.
 
+use proptest::{
+    prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest},
+    sample::select,
+};
 use ruma::RoomVersionId;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    fixture::{ALICE, BOB, EPOCH, canonical, identity, public_keys, user, version},
+    fixture::{ALICE, BOB, EPOCH, any_json::any_json, canonical, identity, public_keys, user, version},
     membership::handshake::member_content,
     pdu::{checks::ShapedPdu, event_builder::EventDraft},
 };
@@ -316,6 +320,30 @@ fn what_goes_to_a_handshake_is_named_and_verified_alike_in_every_version() {
             assert_eq!(shaped.pdu().event_id(), pdu.event_id(), "version {version_id}");
             let verified = shaped.verify(&public_keys([bob.server_name()])).unwrap();
             assert_eq!(verified.pdu().json(), pdu.json(), "version {version_id}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #[test]
+    fn whatever_stands_in_one_field_the_rest_of_a_template_is_what_was_asked(
+        field in select(vec![
+            "type", "room_id", "sender", "state_key", "content", "auth_events", "prev_events", "depth", "x.other",
+        ]),
+        value in any_json(),
+    ) {
+        let mut hostile = reply("10", "knock");
+        hostile["event"][field] = value;
+        if let Ok(template) = read(&hostile) {
+            prop_assert_eq!(template.place.room_id.as_deref().map(RoomId::as_str), Some(ROOM));
+            prop_assert!(template.place.auth_events.len() <= AUTH_EVENTS_MAX);
+            prop_assert!((1..=PREV_EVENTS_MAX).contains(&template.place.prev_events.len()));
+            prop_assert!(template.place.depth < 1 << 53);
+            prop_assert_eq!(template.authorised_via, None);
+        }
+        for wholly_other in [json!({ "room_version": "10", "event": hostile[field] }), hostile["event"].clone()] {
+            prop_assert!(read(&wholly_other).is_err());
         }
     }
 }

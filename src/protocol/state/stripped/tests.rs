@@ -1,11 +1,12 @@
 //! Stripped state as hostile and as ordinary servers send it.
 //! May not: ask a room.
 
+use proptest::prelude::{ProptestConfig, prop_assert, proptest};
 use ruma::RoomVersionId;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixture::{ALICE, BOB, EventSpec, RoomFixture, canonical};
+use crate::fixture::{ALICE, BOB, EventSpec, RoomFixture, any_json::any_json, canonical};
 
 fn room_of(version_id: &RoomVersionId, name: &str) -> RoomFixture {
     RoomFixture::knockable(version_id.clone())
@@ -232,4 +233,27 @@ fn what_clients_get_has_four_keys_and_survives_odd_characters() {
     let mut with_message = RoomFixture::knockable(RoomVersionId::V11).build();
     let message = with_message.append(EventSpec::message(ALICE, "hi"));
     assert!(prune(&message).is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #[test]
+    fn whatever_comes_is_listed_types_with_four_readable_keys_or_nothing(entries in any_json(), place in any_json()) {
+        let room_id = <&RoomId>::try_from("!fixture:resident.test").unwrap();
+        let version = crate::fixture::version(&RoomVersionId::V11);
+        let near = json!({ "type": "m.room.name", "state_key": "", "sender": BOB, "content": place });
+        for entries in [entries.clone(), json!([entries]), json!([near])] {
+            let read = read_stripped(Some(&value(entries)), room_id, &version);
+            prop_assert!(read.len() <= STRIPPED_TYPES.len());
+            for entry in read {
+                let stripped = match entry {
+                    StrippedEntry::Pdu(shaped) => prune(shaped.pdu()).unwrap(),
+                    StrippedEntry::Stripped(stripped) => stripped,
+                };
+                prop_assert!(STRIPPED_TYPES.contains(&stripped.kind) && stripped.state_key.is_empty());
+                let json: Value = serde_json::from_str(&stripped.to_json()).unwrap();
+                prop_assert!(json["content"].is_object() && json.as_object().unwrap().len() == 4);
+            }
+        }
+    }
 }
