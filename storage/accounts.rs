@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use vestibule_protocol::{clock::UnixMillis, stream::StreamPosition};
 
-use crate::Read;
+use crate::{Read, device_keys::KeyChange};
 
 /// A user of this server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,14 +85,14 @@ pub enum AccountChange {
     },
     /// Makes or replaces a device; the token that it had stops working.
     PutDevice(Device),
-    /// Removes a device and its token. Nothing to remove is no conflict.
+    /// Removes a device with its token, its keys and its inbox. Nothing to remove is no conflict.
     DeleteDevice {
         /// Whose.
         user_id: OwnedUserId,
         /// Which.
         device_id: OwnedDeviceId,
     },
-    /// Removes all devices of a user and their tokens, but `except` one.
+    /// Removes all devices of a user, as `DeleteDevice` does, but `except` one.
     DeleteDevices {
         /// Whose.
         user_id: OwnedUserId,
@@ -140,6 +140,8 @@ pub enum AccountChange {
         /// Forgotten or not.
         is_forgotten: bool,
     },
+    /// A change of what devices need to encrypt.
+    Keys(KeyChange),
 }
 
 /// Reads accounts.

@@ -31,6 +31,8 @@ pub enum Commit {
     OutboxDone(OutboxDone),
     /// Receipts of one room.
     Receipts(ReceiptCommit),
+    /// EDUs of the outbox that are done with.
+    EdusDone(OutboxDone),
 }
 
 /// Why a commit was not made.
@@ -62,6 +64,15 @@ pub enum Conflict {
     /// The alias is not here.
     #[error("no such alias")]
     NoSuchAlias,
+    /// The device is not here.
+    #[error("no such device")]
+    NoSuchDevice,
+    /// The key is not here any more.
+    #[error("no such key")]
+    NoSuchKey,
+    /// The message came before.
+    #[error("message already seen")]
+    AlreadySeen,
     /// The room id is taken.
     #[error("room exists")]
     RoomExists,
@@ -149,7 +160,7 @@ pub struct Announcement {
     /// The room that changed, or in which everybody learns of receipts, if there is one.
     pub room_id: Option<OwnedRoomId>,
     /// Local users whom it concerns beyond the room's members: the invited, those who knock, those who left, account data,
-    /// private receipts.
+    /// private receipts, messages for devices, changed device lists.
     pub users: Vec<OwnedUserId>,
     /// Servers for which it has rows in the outbox.
     pub destinations: Vec<OwnedServerName>,
@@ -176,6 +187,10 @@ pub struct Stores {
     pub rooms: Arc<dyn crate::room::RoomReader>,
     /// Users, devices, tokens, filters, account data, aliases, the directory.
     pub accounts: Arc<dyn crate::accounts::AccountReader>,
+    /// Keys of end-to-end encryption.
+    pub device_keys: Arc<dyn crate::device_keys::DeviceKeyReader>,
+    /// Messages that wait for devices.
+    pub inboxes: Arc<dyn crate::to_device::InboxReader>,
     /// Other servers' keys.
     pub server_keys: Arc<dyn crate::server_keys::ServerKeyStore>,
     /// What must still reach other servers.

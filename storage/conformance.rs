@@ -22,6 +22,7 @@
 
 pub mod accounts;
 pub mod commits;
+pub mod device_keys;
 pub mod durability;
 pub mod events;
 pub mod fixture;
@@ -329,6 +330,25 @@ macro_rules! conformance {
                 server_keys_read_back
                 server_keys_are_replaced
                 server_keys_come_through_the_writer_too
+            }
+            device_keys {
+                device_keys_read_back
+                keys_of_a_missing_device_are_a_conflict
+                device_is_named_anew
+                one_time_keys_keep_the_order_of_their_uploads
+                one_time_key_is_claimed_once
+                fallback_key_is_marked_as_used
+                cross_signing_keys_read_back
+                signatures_go_with_the_keys_of_the_device
+                deleted_device_leaves_nothing
+                messages_wait_until_they_are_acknowledged
+                message_is_seen_once
+                changed_lists_are_found_by_position
+                news_of_a_list_follow_one_another
+                edus_wait_beside_the_rows
+                keys_of_remote_users_count_until_their_list_changes
+                announcement_names_whose_keys_and_messages_changed
+                keys_and_inboxes_go_on_after_reopening
             }
             durability {
                 everything_is_there_after_reopening

@@ -10,6 +10,7 @@ pub mod accounts;
 pub mod commit;
 #[cfg(feature = "testing")]
 pub mod conformance;
+pub mod device_keys;
 pub mod error;
 #[cfg(feature = "testing")]
 pub mod memory;
@@ -18,6 +19,7 @@ pub mod receipts;
 pub mod room;
 pub mod server_keys;
 pub mod stream;
+pub mod to_device;
 
 use futures_util::future::BoxFuture;
 

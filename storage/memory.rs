@@ -6,6 +6,7 @@
 //! ([`MemoryStorage::fail_reads`]), or start anew on what is kept ([`MemoryStorage::restart`]: a crash, without one).
 
 mod accounts;
+mod device_keys;
 mod kept;
 mod outbox;
 mod receipts;
@@ -126,6 +127,8 @@ impl MemoryStorage {
         Stores {
             rooms: Arc::new(self.clone()),
             accounts: Arc::new(self.clone()),
+            device_keys: Arc::new(self.clone()),
+            inboxes: Arc::new(self.clone()),
             server_keys: Arc::new(self.clone()),
             outbox: Arc::new(self.clone()),
             receipts: Arc::new(self.clone()),

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
 use vestibule_protocol::stream::StreamPosition;
 
 use crate::Read;
@@ -64,6 +64,39 @@ pub struct OutboxRow {
     pub delivery: Delivery,
 }
 
+/// An EDU that must get there: unlike typing or receipts, what it says is said once. It has a queue of its own beside that of
+/// events, and place counts within that queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedEdu {
+    /// Its place; unique for the destination. The index counts the EDUs of the commit.
+    pub place: OutboxPlace,
+    /// What it says.
+    pub content: EduContent,
+}
+
+/// What a queued EDU says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EduContent {
+    /// The whole EDU as JSON text.
+    Whole(String),
+    /// The state of a device, as it is when the EDU is sent.
+    DeviceList {
+        /// Whose.
+        user_id: OwnedUserId,
+        /// Which device.
+        device_id: OwnedDeviceId,
+        /// The id of this news.
+        stream_id: u64,
+        /// The id of the news of the user before it.
+        previous: Option<u64>,
+    },
+    /// A user's cross-signing keys, as they are when the EDU is sent.
+    SigningKeys {
+        /// Whose.
+        user_id: OwnedUserId,
+    },
+}
+
 /// Says that a destination has taken some rows, or that they are given up for a reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxDone {
@@ -75,7 +108,7 @@ pub struct OutboxDone {
 
 /// Reads the outbox.
 pub trait OutboxReader: Send + Sync {
-    /// Destinations with at least one row, in the order of their names, after one.
+    /// Destinations with at least one row or EDU, in the order of their names, after one.
     fn destinations<'a>(&'a self, after: Option<&'a ServerName>, limit: usize) -> Read<'a, Vec<OwnedServerName>>;
 
     /// Rows of one destination in the order of their places, after one.
@@ -85,4 +118,12 @@ pub trait OutboxReader: Send + Sync {
         after: Option<OutboxPlace>,
         limit: usize,
     ) -> Read<'a, Vec<OutboxRow>>;
+
+    /// EDUs for one destination in the order of their places, after one.
+    fn edus<'a>(
+        &'a self,
+        destination: &'a ServerName,
+        after: Option<OutboxPlace>,
+        limit: usize,
+    ) -> Read<'a, Vec<QueuedEdu>>;
 }

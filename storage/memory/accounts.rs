@@ -9,11 +9,15 @@ use std::{
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use vestibule_protocol::stream::StreamPosition;
 
-use super::MemoryStorage;
+use super::{
+    MemoryStorage,
+    device_keys::{DeviceKeys, Effects},
+};
 use crate::{
     Read,
     accounts::{AccountChange, AccountData, AccountReader, Alias, Device, TokenHash, User},
     commit::Conflict,
+    device_keys::KeyChange,
 };
 
 /// Global data (`None`) stands before that of rooms.
@@ -27,6 +31,7 @@ pub(super) struct Accounts {
     data: BTreeMap<OwnedUserId, BTreeMap<DataKey, AccountData>>,
     aliases: BTreeMap<OwnedRoomAliasId, Alias>,
     published: BTreeSet<OwnedRoomId>,
+    pub(super) keys: DeviceKeys,
 }
 
 impl Accounts {
@@ -61,11 +66,18 @@ impl Accounts {
                 Some(&device.user_id)
             }
             AccountChange::DeleteDevice { user_id, device_id } => {
-                self.devices.remove(&(user_id.clone(), device_id.clone()));
+                if self.devices.remove(&(user_id.clone(), device_id.clone())).is_some() {
+                    self.keys.remove_device(user_id, device_id);
+                }
                 Some(user_id)
             }
             AccountChange::DeleteDevices { user_id, except } => {
-                self.devices.retain(|(owner, device_id), _| owner != user_id || except.as_ref() == Some(device_id));
+                let of_user = self.devices.keys().filter(|(owner, _)| owner == user_id).cloned();
+                let gone: Vec<_> = of_user.filter(|(_, device_id)| except.as_ref() != Some(device_id)).collect();
+                for key in gone {
+                    self.devices.remove(&key);
+                    self.keys.remove_device(&key.0, &key.1);
+                }
                 Some(user_id)
             }
             AccountChange::PutFilter { user_id, filter_id, filter } => {
@@ -97,10 +109,27 @@ impl Accounts {
                 }
                 None
             }
-            // Kept beside the memberships, so the caller takes it.
-            AccountChange::SetForgotten { user_id, .. } => Some(user_id),
+            // Kept beside the memberships, so the caller takes it; keys have effects beyond accounts.
+            AccountChange::SetForgotten { .. } | AccountChange::Keys(_) => None,
         };
         Ok(concerned.cloned())
+    }
+
+    /// Makes one change of keys. A conflict changes nothing.
+    pub(super) fn apply_keys(
+        &mut self,
+        change: &KeyChange,
+        position: StreamPosition,
+        effects: &mut Effects,
+    ) -> Result<(), Conflict> {
+        if let KeyChange::NameDevice { user_id, device_id, display_name } = change {
+            let device = self.devices.get_mut(&(user_id.clone(), device_id.clone())).ok_or(Conflict::NoSuchDevice)?;
+            device.display_name.clone_from(display_name);
+        }
+        let devices = &self.devices;
+        let exists =
+            |user_id: &UserId, device_id: &DeviceId| devices.contains_key(&(user_id.to_owned(), device_id.to_owned()));
+        self.keys.apply(change, position, exists, effects)
     }
 
     fn user_mut(&mut self, user_id: &UserId) -> Result<&mut User, Conflict> {

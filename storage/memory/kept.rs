@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use vestibule_protocol::stream::StreamPosition;
 
-use super::{accounts::Accounts, room::Room};
+use super::{accounts::Accounts, device_keys::Effects, room::Room};
 use crate::{
     accounts::AccountChange,
     commit::{Announcement, Commit, CommitError, Conflict},
     error::StorageError,
-    outbox::{OutboxPlace, OutboxRow},
+    outbox::{EduContent, OutboxPlace, OutboxRow},
     receipts::{ReceiptSlot, StoredReceipt},
     room::{ClientTransaction, Decision, MembershipRow, OutOfBand, RoomCommit, RoomOrigin},
     server_keys::StoredServerKeys,
@@ -29,6 +29,7 @@ pub(super) struct Kept {
     pub(super) out_of_band: BTreeMap<(OwnedRoomId, OwnedUserId), OutOfBand>,
     pub(super) outbox: BTreeMap<(OwnedServerName, OutboxPlace), OutboxRow>,
     pub(super) receipts: BTreeMap<(OwnedRoomId, ReceiptSlot), StoredReceipt>,
+    pub(super) edus: BTreeMap<(OwnedServerName, OutboxPlace), EduContent>,
     pub(super) decisions: Vec<Decision>,
     pub(super) transactions: BTreeMap<ClientTransaction, OwnedEventId>,
     pub(super) accounts: Accounts,
@@ -48,7 +49,9 @@ impl Kept {
                 announcement.destinations = commit.destinations().into_iter().collect();
             }
             Commit::Accounts(changes) => {
-                announcement.users = self.apply_accounts(changes, position)?.into_iter().collect();
+                let effects = self.apply_accounts(changes, position)?;
+                announcement.destinations = self.queue_edus(&effects, position).into_iter().collect();
+                announcement.users = effects.users.into_iter().collect();
             }
             Commit::ServerKeys(keys) => {
                 self.server_keys.insert(keys.server_name.clone(), (**keys).clone());
@@ -62,6 +65,11 @@ impl Kept {
                 self.apply_receipts(commit, position);
                 announcement.room_id = commit.public_room().cloned();
                 announcement.users = commit.private_users().into_iter().collect();
+            }
+            Commit::EdusDone(done) => {
+                for place in &done.places {
+                    self.edus.remove(&(done.destination.clone(), *place));
+                }
             }
         }
         self.position = position;
@@ -138,15 +146,11 @@ impl Kept {
         }
     }
 
-    fn apply_accounts(
-        &mut self,
-        changes: &[AccountChange],
-        position: StreamPosition,
-    ) -> Result<BTreeSet<OwnedUserId>, CommitError> {
+    fn apply_accounts(&mut self, changes: &[AccountChange], position: StreamPosition) -> Result<Effects, CommitError> {
         // Tried on a copy, so that a conflict of the last change leaves nothing of the first.
         let mut accounts = self.accounts.clone();
         let mut forgotten = self.forgotten.clone();
-        let mut users = BTreeSet::new();
+        let mut effects = Effects::default();
         for change in changes {
             match change {
                 AccountChange::SetForgotten { user_id, room_id, is_forgotten } => {
@@ -156,14 +160,27 @@ impl Kept {
                     } else {
                         forgotten.remove(&mark);
                     }
-                    users.insert(user_id.clone());
+                    effects.users.insert(user_id.clone());
                 }
-                other => users.extend(accounts.apply(other, position).map_err(CommitError::Conflict)?),
+                AccountChange::Keys(change) => {
+                    accounts.apply_keys(change, position, &mut effects).map_err(CommitError::Conflict)?;
+                }
+                other => effects.users.extend(accounts.apply(other, position).map_err(CommitError::Conflict)?),
             }
         }
         self.accounts = accounts;
         self.forgotten = forgotten;
-        Ok(users)
+        Ok(effects)
+    }
+
+    /// Tells for whom there is something.
+    fn queue_edus(&mut self, effects: &Effects, position: StreamPosition) -> BTreeSet<OwnedServerName> {
+        for (index, (destinations, content)) in (0..).zip(&effects.edus) {
+            for destination in destinations {
+                self.edus.insert((destination.clone(), OutboxPlace { position, index }), content.clone());
+            }
+        }
+        effects.edus.iter().flat_map(|(destinations, _)| destinations).cloned().collect()
     }
 }
 

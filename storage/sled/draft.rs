@@ -4,12 +4,14 @@
 //! What it reads is the look-up store with the commits of the same batch over it, which are not applied yet.
 
 mod accounts;
+mod device_keys;
 mod outbox;
 mod receipts;
 mod room;
 
 pub(crate) use self::accounts::account_data_key;
-pub(crate) use self::outbox::outbox_key;
+pub(crate) use self::device_keys::{inbox, inbox_size_key, list_key, still_counts, usage_of};
+pub(crate) use self::outbox::{edu_key, outbox_key};
 pub(crate) use self::receipts::receipt_key;
 pub(crate) use self::room::transaction_key;
 
@@ -56,7 +58,11 @@ pub(crate) fn draft(
             news.users = commit.local_users().into_iter().collect();
             news.destinations = commit.destinations().into_iter().collect();
         }
-        Commit::Accounts(changes) => news.users = draft.accounts(changes)?.into_iter().collect(),
+        Commit::Accounts(changes) => {
+            let effects = draft.accounts(changes)?;
+            news.users = effects.users.into_iter().collect();
+            news.destinations = effects.destinations.into_iter().collect();
+        }
         Commit::ServerKeys(keys) => {
             draft.put(Key::of(Table::ServerKeys).last(keys.server_name.as_str()), &**keys);
         }
@@ -68,6 +74,10 @@ pub(crate) fn draft(
             draft.receipts(commit)?;
             news.room_id = commit.public_room().cloned();
             news.users = commit.private_users().into_iter().collect();
+        }
+        Commit::EdusDone(done) => {
+            draft.edus_done(done);
+            subjects.push(Subject::server(&done.destination));
         }
     }
     subjects.extend(news.room_id.iter().map(|room_id| Subject::room(room_id)));

@@ -55,6 +55,8 @@ pub(crate) enum Table {
     Receipt,
     /// room id, position, user, kind, thread → nothing.
     ReceiptChange,
+    /// destination, position, index among the commit's EDUs → EDU.
+    EduOutbox,
     /// user → user.
     User,
     /// user, device → device.
@@ -73,6 +75,30 @@ pub(crate) enum Table {
     AliasOfRoom,
     /// room id → nothing.
     Published,
+    /// local user, device → identity keys.
+    DeviceKeys,
+    /// local user, device, algorithm, position, index in the commit → key for one use.
+    OneTimeKey,
+    /// local user, device, algorithm → fallback key.
+    FallbackKey,
+    /// local user, usage → cross-signing key.
+    CrossSigningKey,
+    /// user, device id or public key, signer, signer's key → signature.
+    KeySignature,
+    /// user → where the list of devices stands.
+    DeviceList,
+    /// position, user → nothing.
+    DeviceListChange,
+    /// remote user → keys.
+    RemoteKeys,
+    /// local user, device, position, index in the commit → message.
+    Inbox,
+    /// local user, device → number of messages in the inbox.
+    InboxSize,
+    /// source, message id → nothing.
+    SeenMessage,
+    /// source, number → message id; source → newest number.
+    SeenMessageOrder,
     /// server name → keys.
     ServerKeys,
 }
@@ -100,6 +126,7 @@ impl Table {
             Self::OutOfBand => 0x11,
             Self::Receipt => 0x12,
             Self::ReceiptChange => 0x13,
+            Self::EduOutbox => 0x18,
             Self::User => 0x20,
             Self::Device => 0x21,
             Self::Token => 0x22,
@@ -109,6 +136,18 @@ impl Table {
             Self::Alias => 0x26,
             Self::AliasOfRoom => 0x27,
             Self::Published => 0x28,
+            Self::DeviceKeys => 0x29,
+            Self::OneTimeKey => 0x2a,
+            Self::FallbackKey => 0x2b,
+            Self::CrossSigningKey => 0x2c,
+            Self::KeySignature => 0x2d,
+            Self::DeviceList => 0x2e,
+            Self::DeviceListChange => 0x2f,
+            Self::RemoteKeys => 0x30,
+            Self::Inbox => 0x31,
+            Self::InboxSize => 0x32,
+            Self::SeenMessage => 0x33,
+            Self::SeenMessageOrder => 0x34,
             Self::ServerKeys => 0x40,
         }
     }
@@ -362,6 +401,7 @@ mod tests {
             (Table::OutOfBand, 0x11),
             (Table::Receipt, 0x12),
             (Table::ReceiptChange, 0x13),
+            (Table::EduOutbox, 0x18),
             (Table::User, 0x20),
             (Table::Device, 0x21),
             (Table::Token, 0x22),
@@ -371,6 +411,18 @@ mod tests {
             (Table::Alias, 0x26),
             (Table::AliasOfRoom, 0x27),
             (Table::Published, 0x28),
+            (Table::DeviceKeys, 0x29),
+            (Table::OneTimeKey, 0x2a),
+            (Table::FallbackKey, 0x2b),
+            (Table::CrossSigningKey, 0x2c),
+            (Table::KeySignature, 0x2d),
+            (Table::DeviceList, 0x2e),
+            (Table::DeviceListChange, 0x2f),
+            (Table::RemoteKeys, 0x30),
+            (Table::Inbox, 0x31),
+            (Table::InboxSize, 0x32),
+            (Table::SeenMessage, 0x33),
+            (Table::SeenMessageOrder, 0x34),
             (Table::ServerKeys, 0x40),
         ];
         for (table, byte) in tables {

@@ -2,10 +2,10 @@
 //! May not: answer a commit before the journal is durable, or let sled say what happened.
 //!
 //! - [`journal`] and [`checkpoint`] hold what was committed, as puts and deletes of keys.
-//! - `keys`, `fields`, `values`, `account_values`, `peer_values`: the bytes of keys and values; `record`: those of a journal record.
+//! - `keys`, `fields`, `values`, `account_values`, `device_values`, `peer_values`: the bytes of keys and values; `record`: those of a journal record.
 //! - `draft` turns a commit into puts and deletes; `writer` is the one thread that writes them.
 //! - `index` is sled; `views` is what readers see of it; `opening` brings it to where the journal is.
-//! - `room`, `accounts`, `outbox`, `server_keys`, `stream` are the readers, a file for each trait.
+//! - `room`, `accounts`, `device_keys`, `outbox`, `server_keys`, `stream` are the readers, a file for each trait.
 //! - [`backup`] copies and restores a data directory, [`verify`] holds sled against the journal.
 
 #![warn(missing_docs)]
@@ -15,6 +15,8 @@ mod accounts;
 pub mod backup;
 #[expect(missing_docs, reason = "fields of errors say in their names what they are")]
 pub mod checkpoint;
+mod device_keys;
+mod device_values;
 mod draft;
 mod fields;
 mod handle;
@@ -268,6 +270,8 @@ impl SledStorage {
         let stores = Stores {
             rooms: Arc::new(room::Rooms { views: Arc::clone(&views) }),
             accounts: Arc::new(accounts::Accounts { views: Arc::clone(&views) }),
+            device_keys: Arc::new(device_keys::DeviceKeys { views: Arc::clone(&views) }),
+            inboxes: Arc::new(device_keys::DeviceKeys { views: Arc::clone(&views) }),
             server_keys: Arc::new(server_keys::ServerKeys { views: Arc::clone(&views), writer: Arc::clone(&writer) }),
             outbox: Arc::new(outbox::Outbox { views: Arc::clone(&views) }),
             receipts: Arc::new(receipts::Receipts { views: Arc::clone(&views) }),

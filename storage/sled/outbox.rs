@@ -9,11 +9,12 @@ use vestibule_protocol::stream::StreamPosition;
 use vestibule_storage::{
     Read,
     error::StorageError,
-    outbox::{OutboxPlace, OutboxReader, OutboxRow},
+    outbox::{EduContent, OutboxPlace, OutboxReader, OutboxRow, QueuedEdu},
 };
 
-use crate::draft::outbox_key;
+use crate::draft::{edu_key, outbox_key};
 use crate::fields::StoredForm;
+use crate::index::Index;
 use crate::keys::{Key, KeyParts, Table};
 use crate::peer_values::OutboxValue;
 use crate::values::parsed;
@@ -27,20 +28,16 @@ pub(crate) struct Outbox {
 
 impl OutboxReader for Outbox {
     fn destinations<'a>(&'a self, after: Option<&'a ServerName>, limit: usize) -> Read<'a, Vec<OwnedServerName>> {
-        let table = Key::of(Table::Outbox);
-        let first = after.map_or_else(|| table.as_bytes().to_vec(), after_rows_of);
-        let end = table.after();
+        let after = after.map(ToOwned::to_owned);
         scan(&self.views, Subject::EVERYTHING, move |index| {
             let mut destinations = Vec::new();
-            let mut begin = first.clone();
+            let mut last = after.clone();
             while destinations.len() < limit {
-                // One row says that a destination has some; the next name stands behind all of them.
-                let Some(entry) = index.range(begin..end.clone()).next() else { break };
-                let (key, _) = entry?;
-                let destination: OwnedServerName =
-                    KeyParts::of(&key).text().as_deref().and_then(parsed).ok_or_else(damaged)?;
-                begin = after_rows_of(&destination);
-                destinations.push(destination);
+                let with_rows = next_destination(index, Table::Outbox, last.as_deref())?;
+                let with_edus = next_destination(index, Table::EduOutbox, last.as_deref())?;
+                let Some(next) = with_rows.into_iter().chain(with_edus).min() else { break };
+                last = Some(next.clone());
+                destinations.push(next);
             }
             Ok(destinations)
         })
@@ -62,16 +59,50 @@ impl OutboxReader for Outbox {
             index.range((begin.clone(), end.clone())).take(limit).map(|entry| row(entry?)).collect()
         })
     }
+
+    fn edus<'a>(
+        &'a self,
+        destination: &'a ServerName,
+        after: Option<OutboxPlace>,
+        limit: usize,
+    ) -> Read<'a, Vec<QueuedEdu>> {
+        let rows = Key::of(Table::EduOutbox).text(destination.as_str());
+        let begin = match after {
+            Some(after) => Bound::Excluded(edu_key(destination, after).into_bytes()),
+            None => Bound::Included(rows.as_bytes().to_vec()),
+        };
+        let end = Bound::Excluded(rows.after());
+        scan(&self.views, Subject::server(destination), move |index| {
+            let edus = index.range((begin.clone(), end.clone())).take(limit).map(|entry| {
+                let (key, value) = entry?;
+                Ok(QueuedEdu { place: place(&key)?, content: EduContent::from_bytes(&value)? })
+            });
+            edus.collect()
+        })
+    }
 }
 
-fn after_rows_of(destination: &ServerName) -> Vec<u8> {
-    Key::of(Table::Outbox).text(destination.as_str()).after()
+/// The next name with rows in a table. One row says that a destination has some; the next name stands behind all of them.
+fn next_destination(
+    index: &Index,
+    table: Table,
+    after: Option<&ServerName>,
+) -> Result<Option<OwnedServerName>, StorageError> {
+    let rows = Key::of(table);
+    let first = after.map_or_else(|| rows.as_bytes().to_vec(), |after| rows.clone().text(after.as_str()).after());
+    let Some(entry) = index.range(first..rows.after()).next() else { return Ok(None) };
+    let (key, _) = entry?;
+    KeyParts::of(&key).text().as_deref().and_then(parsed).ok_or_else(damaged).map(Some)
+}
+
+fn place(key: &[u8]) -> Result<OutboxPlace, StorageError> {
+    let mut parts = KeyParts::of(key);
+    let position = parts.text().and_then(|_| parts.number()).ok_or_else(damaged)?;
+    Ok(OutboxPlace { position: StreamPosition(position), index: parts.part().ok_or_else(damaged)? })
 }
 
 fn row((key, value): (sled::IVec, sled::IVec)) -> Result<OutboxRow, StorageError> {
-    let mut parts = KeyParts::of(&key);
-    let position = parts.text().and_then(|_| parts.number()).ok_or_else(damaged)?;
-    let place = OutboxPlace { position: StreamPosition(position), index: parts.part().ok_or_else(damaged)? };
+    let place = place(&key)?;
     let OutboxValue { room_id, event_id, delivery } = OutboxValue::from_bytes(&value)?;
     Ok(OutboxRow { place, room_id, event_id, delivery })
 }

@@ -249,6 +249,12 @@ impl From<CommitError> for MatrixError {
                 Conflict::NoSuchUser => Self::not_found("no such user"),
                 Conflict::AliasExists => Self::new(StatusCode::CONFLICT, ErrorCode::Unknown, "this alias is taken"),
                 Conflict::NoSuchAlias => Self::not_found("no such alias"),
+                Conflict::NoSuchDevice => Self::not_found("no such device"),
+                Conflict::NoSuchKey => Self::not_found("no such key"),
+                // Whoever sends a message again is told that it was taken; this is for those who do not look.
+                Conflict::AlreadySeen => {
+                    Self::new(StatusCode::CONFLICT, ErrorCode::Unknown, "this message came before")
+                }
                 Conflict::RoomExists => {
                     Self::new(StatusCode::BAD_REQUEST, ErrorCode::RoomInUse, "the room exists already")
                 }

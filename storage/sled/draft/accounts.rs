@@ -1,31 +1,34 @@
 //! Changes of accounts, aliases and the directory as puts and deletes.
 //! May not: see a password or a token; only their hashes come here.
 
-use std::collections::BTreeSet;
-
-use ruma::{OwnedUserId, RoomId, UserId};
+use ruma::{RoomId, UserId};
 use vestibule_storage::{
     accounts::{AccountChange, Alias, Device, User},
     commit::{CommitError, Conflict},
 };
 
-use super::{Draft, not_written};
+use super::{Draft, device_keys::Effects, not_written};
 use crate::account_values::{AccountDataValue, TokenValue};
 use crate::fields::StoredForm;
 use crate::keys::{Key, Table};
 use crate::values::TextValue;
 
 impl Draft<'_> {
-    /// Returns the users whom it concerns.
-    pub(super) fn accounts(&mut self, changes: &[AccountChange]) -> Result<BTreeSet<OwnedUserId>, CommitError> {
-        let mut users = BTreeSet::new();
+    /// Returns whom it concerns.
+    pub(super) fn accounts(&mut self, changes: &[AccountChange]) -> Result<Effects, CommitError> {
+        let mut effects = Effects::default();
         for change in changes {
-            users.extend(self.account(change)?.map(ToOwned::to_owned));
+            let concerned = self.account(change, &mut effects)?.map(ToOwned::to_owned);
+            effects.users.extend(concerned);
         }
-        Ok(users)
+        Ok(effects)
     }
 
-    fn account<'c>(&mut self, change: &'c AccountChange) -> Result<Option<&'c UserId>, CommitError> {
+    fn account<'c>(
+        &mut self,
+        change: &'c AccountChange,
+        effects: &mut Effects,
+    ) -> Result<Option<&'c UserId>, CommitError> {
         match change {
             AccountChange::CreateUser(user) => {
                 let key = user_key(&user.user_id);
@@ -62,7 +65,7 @@ impl Draft<'_> {
             AccountChange::DeleteDevice { user_id, device_id } => {
                 let key = Key::of(Table::Device).text(user_id.as_str()).last(device_id.as_str());
                 if let Some(device) = self.value::<Device>(&key)? {
-                    self.delete_device(&device);
+                    self.delete_device(&device)?;
                 }
                 Ok(Some(user_id))
             }
@@ -70,7 +73,7 @@ impl Draft<'_> {
                 for bytes in self.under(&Key::of(Table::Device).text(user_id.as_str()))?.into_values() {
                     let device = Device::from_bytes(&bytes).map_err(not_written)?;
                     if except.as_ref() != Some(&device.device_id) {
-                        self.delete_device(&device);
+                        self.delete_device(&device)?;
                     }
                 }
                 Ok(Some(user_id))
@@ -108,6 +111,10 @@ impl Draft<'_> {
                 self.set_key(key, *is_forgotten);
                 Ok(Some(user_id))
             }
+            AccountChange::Keys(change) => {
+                self.key_change(change, effects)?;
+                Ok(None)
+            }
         }
     }
 
@@ -115,9 +122,10 @@ impl Draft<'_> {
         self.value(&user_key(user_id))?.ok_or(CommitError::Conflict(Conflict::NoSuchUser))
     }
 
-    fn delete_device(&mut self, device: &Device) {
+    fn delete_device(&mut self, device: &Device) -> Result<(), CommitError> {
         self.delete(Key::of(Table::Token).hash(&device.token_hash));
         self.delete(Key::of(Table::Device).text(device.user_id.as_str()).last(device.device_id.as_str()));
+        self.delete_keys_of_device(&device.user_id, &device.device_id)
     }
 
     fn account_data(

@@ -33,9 +33,21 @@ impl Draft<'_> {
             self.delete(outbox_key(&done.destination, *place));
         }
     }
+
+    /// Removes EDUs in the same way.
+    pub(super) fn edus_done(&mut self, done: &OutboxDone) {
+        for place in &done.places {
+            self.delete(edu_key(&done.destination, *place));
+        }
+    }
 }
 
 /// Where a row of the outbox is kept.
 pub(crate) fn outbox_key(destination: &ServerName, place: OutboxPlace) -> Key {
     Key::of(Table::Outbox).text(destination.as_str()).number(place.position.0).part(place.index)
+}
+
+/// Where an EDU of the outbox is kept.
+pub(crate) fn edu_key(destination: &ServerName, place: OutboxPlace) -> Key {
+    Key::of(Table::EduOutbox).text(destination.as_str()).number(place.position.0).part(place.index)
 }

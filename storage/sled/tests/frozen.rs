@@ -13,15 +13,18 @@ use vestibule_protocol::{
     clock::UnixMillis,
     pdu::{Pdu, Standing},
     room_version::RoomVersion,
+    stream::StreamPosition,
 };
 use vestibule_storage::accounts::{Alias, Device, User};
-use vestibule_storage::outbox::Delivery;
+use vestibule_storage::device_keys::{FallbackKey, PublishedKey, RemoteKeys};
+use vestibule_storage::outbox::{Delivery, EduContent};
 use vestibule_storage::room::{
     ClientTransaction, Decision, DecisionAction, MemberCounts, OutOfBand, PendingKnock, Progress,
 };
 use vestibule_storage::server_keys::{StoredOldKey, StoredServerKeys};
 
 use crate::account_values::{AccountDataValue, TokenValue};
+use crate::device_values::DeviceListValue;
 use crate::fields::StoredForm;
 use crate::peer_values::OutboxValue;
 use crate::receipt_values::ReceiptValue;
@@ -209,6 +212,31 @@ fn stored_forms_of_accounts_read_as_they_were_written() {
             signed_json: "{}".to_owned(),
         }
     );
+}
+
+#[test]
+fn stored_forms_of_keys_read_as_they_were_written() {
+    let key = PublishedKey {
+        algorithm: "signed_curve25519".to_owned(),
+        key_id: "AAAAAQ".to_owned(),
+        key: r#"{"key":"a2V5"}"#.to_owned(),
+    };
+    frozen!("published_key.v1", key);
+    frozen!("fallback_key.v1", FallbackKey { key: key.clone(), is_used: true });
+    frozen!("device_list.v1", DeviceListValue { changed_at: 5, stream_id: Some(1281) });
+    frozen!("remote_keys.v1", RemoteKeys { keys: "{}".to_owned(), as_of: StreamPosition(6) });
+    let user_id = owned_user_id!("@alice:here.example");
+    frozen!("edu.v1", EduContent::Whole(r#"{"edu_type":"m.direct_to_device"}"#.to_owned()));
+    frozen!(
+        "edu_device_list.v1",
+        EduContent::DeviceList {
+            user_id: user_id.clone(),
+            device_id: OwnedDeviceId::from("PHONE"),
+            stream_id: 1281,
+            previous: Some(1024),
+        }
+    );
+    frozen!("edu_signing_keys.v1", EduContent::SigningKeys { user_id });
 }
 
 #[test]

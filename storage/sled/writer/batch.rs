@@ -99,7 +99,11 @@ impl Writer {
                     self.lives.made(commit);
                     Some(commit.room_id.clone())
                 }
-                Commit::Accounts(_) | Commit::ServerKeys(_) | Commit::OutboxDone(_) | Commit::Receipts(_) => None,
+                Commit::Accounts(_)
+                | Commit::ServerKeys(_)
+                | Commit::OutboxDone(_)
+                | Commit::EdusDone(_)
+                | Commit::Receipts(_) => None,
             };
             overlay.extend(drafted.changes.iter().map(|(key, value)| (key.clone(), value.clone())));
             if let Some(reply) = next.reply.take() {
@@ -287,7 +291,11 @@ impl Writer {
         for waiting in waiting {
             let follows = match &waiting.commit {
                 Commit::Room(commit) => self.lives.is_next(commit),
-                Commit::Accounts(_) | Commit::ServerKeys(_) | Commit::OutboxDone(_) | Commit::Receipts(_) => true,
+                Commit::Accounts(_)
+                | Commit::ServerKeys(_)
+                | Commit::OutboxDone(_)
+                | Commit::EdusDone(_)
+                | Commit::Receipts(_) => true,
             };
             waiting.refuse(if follows { error() } else { CommitError::PredecessorMissing });
         }

@@ -207,6 +207,9 @@ fn rooms_and_stores() {
         (CommitError::Conflict(Conflict::NoSuchUser), 404, "M_NOT_FOUND", "CS profile"),
         (CommitError::Conflict(Conflict::AliasExists), 409, "M_UNKNOWN", "CS directory"),
         (CommitError::Conflict(Conflict::NoSuchAlias), 404, "M_NOT_FOUND", "CS directory"),
+        (CommitError::Conflict(Conflict::NoSuchDevice), 404, "M_NOT_FOUND", "CS devices"),
+        (CommitError::Conflict(Conflict::NoSuchKey), 404, "M_NOT_FOUND", "CS keys/claim"),
+        (CommitError::Conflict(Conflict::AlreadySeen), 409, "M_UNKNOWN", "CS sendToDevice"),
         (CommitError::Conflict(Conflict::RoomExists), 400, "M_ROOM_IN_USE", "CS createRoom"),
         (CommitError::Conflict(Conflict::NoSuchRoom), 404, "M_NOT_FOUND", "CS errors"),
     ]);
