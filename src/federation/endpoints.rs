@@ -97,6 +97,23 @@ pub(crate) fn get_missing_events(room_id: &RoomId, body: String) -> ServerReques
     ServerRequest::post(path("v1/get_missing_events", &[room_id.as_str()]), body)
 }
 
+/// The ids of the state before an event and of what authorizes it.
+pub(crate) fn state_ids(room_id: &RoomId, event_id: &EventId) -> ServerRequest {
+    ServerRequest::get(with_query(path("v1/state_ids", &[room_id.as_str()]), [("event_id", event_id.as_str())]))
+}
+
+/// The state before an event and what authorizes it.
+pub(crate) fn state(room_id: &RoomId, event_id: &EventId) -> ServerRequest {
+    ServerRequest::get(with_query(path("v1/state", &[room_id.as_str()]), [("event_id", event_id.as_str())]))
+}
+
+/// Events that come before one.
+pub(crate) fn backfill(room_id: &RoomId, before: &EventId, limit: usize) -> ServerRequest {
+    let limit = limit.to_string();
+    let pairs = [("v", before.as_str()), ("limit", limit.as_str())];
+    ServerRequest::get(with_query(path("v1/backfill", &[room_id.as_str()]), pairs))
+}
+
 fn path(base: &str, parts: &[&str]) -> String {
     let mut path = format!("{FEDERATION}/{base}");
     for part in parts {

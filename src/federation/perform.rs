@@ -1,7 +1,9 @@
 //! What takes several requests to other servers: knocking and joining elsewhere, looking things up, taking what they send.
 //! May not: decide what the room's actor decides, or hold a room while another server is asked.
 
+mod across_gap;
 mod alias;
+mod backfill;
 mod candidates;
 mod flights;
 mod join;
@@ -25,7 +27,9 @@ use vestibule_protocol::{
 use vestibule_storage::commit::{CommitError, Stores};
 
 pub use self::{
+    across_gap::STATE_IDS_MAX,
     alias::{ALIAS_SERVERS_MAX, ResolvedAlias},
+    backfill::HISTORY_EVENTS_MAX,
     candidates::{CANDIDATES_DEADLINE, CANDIDATES_MAX},
     join::{JoinElsewhere, SEND_JOIN_DEADLINE, SEND_JOIN_REPLY_BYTES_MAX},
     knock::KnockElsewhere,

@@ -17,7 +17,7 @@ use tokio::{
     sync::Mutex as AsyncMutex,
     time::{Instant, timeout_at},
 };
-use vestibule_actors::{AskError, ReceiveOutliers};
+use vestibule_actors::AskError;
 use vestibule_protocol::{
     membership::ReceiveRefusal,
     pdu::checks::{ShapedPdu, VerifiedPdu},
@@ -44,6 +44,9 @@ pub const MISSING_AUTH_EVENTS_MAX: usize = 100;
 /// minute.
 pub const MISSING_DEADLINE: Duration = Duration::from_secs(45);
 
+/// Time for what waits for an event that was taken across a gap: it cites only what is there by then. Ours.
+const CROSSED_TIME: Duration = Duration::from_secs(10);
+
 /// Events of our own timeline named as what we have. Ours.
 const EARLIEST_EVENTS: usize = 10;
 
@@ -60,7 +63,7 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    fn of(&self, room_id: &RoomId) -> Arc<AsyncMutex<()>> {
+    pub(super) fn of(&self, room_id: &RoomId) -> Arc<AsyncMutex<()>> {
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = rooms.get(room_id).and_then(Weak::upgrade) {
             return lock;
@@ -72,14 +75,15 @@ impl Gaps {
     }
 }
 
-/// One gap, and what may still be spent on it.
-struct Gap<'a> {
-    origin: &'a ServerName,
-    room_id: &'a RoomId,
-    version: &'a RoomVersion,
-    deadline: Instant,
-    rounds_left: usize,
-    auth_events_left: usize,
+/// Something that is fetched for a room from one server, and what may still be spent on it.
+#[derive(Clone)]
+pub(super) struct Gap<'a> {
+    pub(super) origin: &'a ServerName,
+    pub(super) room_id: &'a RoomId,
+    pub(super) version: &'a RoomVersion,
+    pub(super) deadline: Instant,
+    pub(super) rounds_left: usize,
+    pub(super) auth_events_left: usize,
 }
 
 impl Federation {
@@ -93,9 +97,9 @@ impl Federation {
     ) -> Asked {
         let deadline = Instant::now() + MISSING_DEADLINE;
         let lock = self.under_way.gaps.of(room_id);
-        let missing = || ReceiveRefusal::MissingEvents { event_ids: event.pdu().prev_events().to_vec() };
         let Ok(_turn) = timeout_at(deadline, lock.lock()).await else {
-            return Err(AskError::Refused(missing()));
+            let event_ids = event.pdu().prev_events().to_vec();
+            return Err(AskError::Refused(ReceiveRefusal::MissingEvents { event_ids }));
         };
         let gap = Gap {
             origin,
@@ -105,16 +109,14 @@ impl Federation {
             rounds_left: MISSING_ROUNDS_MAX,
             auth_events_left: MISSING_AUTH_EVENTS_MAX,
         };
-        match timeout_at(deadline, self.fill(gap, event.clone())).await {
-            Ok(asked) => asked,
-            Err(_) => Err(AskError::Refused(missing())),
-        }
+        self.fill(gap, event).await
     }
 
     /// Keeps a pile of events, each of which waits for those above it, and asks the room for the topmost until none is left.
     async fn fill(&self, mut gap: Gap<'_>, event: VerifiedPdu) -> Asked {
         let mut pile = vec![event];
         let mut asked_about: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let mut may_cross = true;
         loop {
             let Some(top) = pile.last().cloned() else { return Err(AskError::Failed) };
             let refusal = match self.ask_room(gap.origin, gap.room_id, &top).await {
@@ -132,16 +134,30 @@ impl Federation {
             // What it was sent after comes first: that needs a place in the graph, also where it authorizes besides.
             let (prev, auth): (Vec<_>, Vec<_>) =
                 event_ids.iter().cloned().partition(|id| top.pdu().prev_events().contains(id));
+            let deadline = gap.deadline;
             let is_closer = if prev.is_empty() {
-                self.fetch_auth_events(&mut gap, auth).await
+                timeout_at(deadline, self.fetch_auth_events(&mut gap, auth)).await.unwrap_or(false)
             } else {
                 // Whoever still lacks its prev_events after they were asked for will not get them from this server.
-                asked_about.insert(top_id) && self.pile_up(&mut gap, &mut pile, &top, &prev).await
+                asked_about.insert(top_id)
+                    && timeout_at(deadline, self.pile_up(&mut gap, &mut pile, &top, &prev)).await.unwrap_or(false)
             };
-            if !is_closer {
+            if is_closer {
+                continue;
+            }
+            let crosses = may_cross && !prev.is_empty();
+            let crossed = if crosses { self.receive_across_gap(&gap, &top).await } else { None };
+            may_cross = false;
+            let Some(Ok(received)) = crossed else {
                 log::debug!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = top.pdu().event_id(); "gap not filled");
                 return Err(AskError::Refused(refusal));
+            };
+            pile.pop();
+            if pile.is_empty() {
+                return Ok(received);
             }
+            // What lies behind the event that has crossed has time of its own.
+            gap.deadline = gap.deadline.max(Instant::now() + CROSSED_TIME);
         }
     }
 
@@ -193,7 +209,7 @@ impl Federation {
 
     /// Fetches events and all that authorizes them and is not here, and gives them to the room. `false`: some of it is not
     /// to be had, so none was given.
-    async fn fetch_auth_events(&self, gap: &mut Gap<'_>, event_ids: Vec<OwnedEventId>) -> bool {
+    pub(super) async fn fetch_auth_events(&self, gap: &mut Gap<'_>, event_ids: Vec<OwnedEventId>) -> bool {
         let mut wanted: VecDeque<OwnedEventId> = event_ids.into();
         let mut fetched: BTreeMap<OwnedEventId, VerifiedPdu> = BTreeMap::new();
         while let Some(event_id) = wanted.pop_front() {
@@ -211,12 +227,14 @@ impl Federation {
             wanted.extend(unknown);
             fetched.insert(event_id, event);
         }
-        let events = oldest_first(fetched.into_values().collect(), |event| event.pdu().auth_events());
-        self.inner.rooms.ask(gap.room_id, ReceiveOutliers { events }).await.is_ok()
+        let wanted: Vec<OwnedEventId> = fetched.keys().cloned().collect();
+        let mut known = BTreeSet::new();
+        let kept = self.keep_outliers(gap, fetched.into_values().collect(), &mut known).await;
+        kept.is_some() && wanted.iter().all(|event_id| known.contains(event_id))
     }
 
     /// One event by its id; nothing else is taken for it.
-    async fn fetch_event(&self, gap: &Gap<'_>, event_id: &OwnedEventId) -> Option<VerifiedPdu> {
+    pub(super) async fn fetch_event(&self, gap: &Gap<'_>, event_id: &OwnedEventId) -> Option<VerifiedPdu> {
         let answer = self.fetch(gap, endpoints::event(event_id), EVENT_REPLY_BYTES_MAX).await?;
         let events = answer.get("pdus").and_then(CanonicalJsonValue::as_array).unwrap_or_default();
         let object = events.first().and_then(CanonicalJsonValue::as_object)?;
@@ -227,11 +245,11 @@ impl Federation {
         self.verify_shaped(shaped, gap.version).await.ok()
     }
 
-    fn shape_of_room(&self, gap: &Gap<'_>, object: CanonicalJsonObject) -> Option<ShapedPdu> {
+    pub(super) fn shape_of_room(&self, gap: &Gap<'_>, object: CanonicalJsonObject) -> Option<ShapedPdu> {
         ShapedPdu::parse(object, gap.version).ok().filter(|shaped| shaped.pdu().room_id() == gap.room_id)
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         gap: &Gap<'_>,
         request: ServerRequest,
@@ -254,7 +272,10 @@ impl Federation {
 
 /// Events such that each stands behind those of the list that it names. A list in which events name each other in a circle,
 /// which no hash allows, keeps some order.
-fn oldest_first(events: Vec<VerifiedPdu>, named: impl Fn(&VerifiedPdu) -> &[OwnedEventId]) -> Vec<VerifiedPdu> {
+pub(super) fn oldest_first(
+    events: Vec<VerifiedPdu>,
+    named: impl Fn(&VerifiedPdu) -> &[OwnedEventId],
+) -> Vec<VerifiedPdu> {
     let mut left: BTreeMap<OwnedEventId, VerifiedPdu> =
         events.into_iter().map(|event| (event.pdu().event_id().to_owned(), event)).collect();
     let mut ordered = Vec::new();

@@ -103,7 +103,12 @@ impl Federation {
         let event_id = event.pdu().event_id().to_owned();
         let asked = match self.ask_room(origin, room_id, &event).await {
             Err(AskError::Refused(ReceiveRefusal::MissingEvents { .. })) => {
-                self.receive_with_missing(origin, room_id, &version, event).await
+                // On a task of its own: the peer may hang up before all of it is here, and would begin anew.
+                let flow = self.clone();
+                let (origin, room_id) = (origin.to_owned(), room_id.to_owned());
+                let filling =
+                    tokio::spawn(async move { flow.receive_with_missing(&origin, &room_id, &version, event).await });
+                filling.await.unwrap_or(Err(AskError::Failed))
             }
             // We were in the room once. To who is asking to be let in again, its answer counts like any other.
             Err(AskError::Refused(ReceiveRefusal::ServerNotInRoom)) if answer.is_some() => {

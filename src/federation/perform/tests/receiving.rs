@@ -1,16 +1,19 @@
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::BoxFuture;
 use ruma::{OwnedEventId, RoomVersionId};
-use serde_json::json;
-use vestibule_actors::testing::{RESIDENT, message, server};
+use serde_json::{Value, json};
+use vestibule_actors::testing::{RESIDENT, message, read, server};
 use vestibule_protocol::fixture::{ALICE, user};
 
 use super::resident::{ANNA, Resident, Us, ok, reason, refusal};
 use crate::{
     perform::{JoinElsewhere, MISSING_ROUNDS_MAX},
-    testing::{Peers, on_paused_time},
+    testing::{Answer, Peers, Sent, on_paused_time},
 };
 
 /// We are in the resident's room, and hear nothing of what is said there.
-async fn in_the_room(resident: &Resident, peers: std::sync::Arc<Peers>) -> Us {
+async fn in_the_room(resident: &Resident, peers: Arc<Peers>) -> Us {
     let us = Us::new(peers, resident.clock());
     let wanted = JoinElsewhere {
         user_id: user(ANNA),
@@ -72,6 +75,103 @@ fn an_auth_event_that_we_lack_is_fetched_by_its_id() {
     });
 }
 
+/// A resident that has forgotten all messages but the state.
+fn forgetful(resident: &Resident) -> impl Fn(&Sent) -> BoxFuture<'static, Answer> + Send + Sync + use<> {
+    let honest = resident.answering();
+    move |sent| {
+        let (answer, is_event) = (honest(sent), sent.target.contains("/event/"));
+        if sent.target.contains("get_missing_events") {
+            return Box::pin(async { ok(&json!({ "events": [] })) });
+        }
+        Box::pin(async move {
+            let answer = answer.await?;
+            let is_message = is_event && String::from_utf8_lossy(answer.body()).contains("m.room.message");
+            if is_message { refusal(404, "M_NOT_FOUND") } else { Ok(answer) }
+        })
+    }
+}
+
+#[test]
+fn a_gap_that_nobody_fills_is_crossed_upon_the_state_behind_it() {
+    for topics in [1, 60] {
+        on_paused_time(async || {
+            let resident = Resident::new(RoomVersionId::V12, "public").await;
+            let us = in_the_room(&resident, Peers::slow(forgetful(&resident))).await;
+            let mut topic = None;
+            for number in 0..topics {
+                let kind = format!("test.topic.{number}");
+                topic = Some(resident.world.set_state(&resident.room, &kind, json!({ "number": number })).await);
+            }
+            let said = say(&resident, 3).await;
+            let last = said.last().unwrap();
+            us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(last)).await.unwrap();
+            assert_eq!(us.timeline(&resident.room_id()).last(), Some(last));
+            let stores = us.storage.stores();
+            let kind = format!("test.topic.{}", topics - 1).into();
+            let standing = read(stores.rooms.current_state_event(&resident.room_id(), &kind, "")).unwrap();
+            assert_eq!(Some(standing.event.event_id().to_owned()), topic);
+            assert_eq!(us.sent("/state/").len(), usize::from(topics > 50));
+            // What comes behind it fits again.
+            let next = say(&resident, 1).await;
+            us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&next[0])).await.unwrap();
+            assert_eq!(us.timeline(&resident.room_id()).last(), next.last());
+        });
+    }
+}
+
+#[test]
+fn an_event_of_a_state_that_was_not_announced_is_not_taken() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "public").await;
+        let forgetful = forgetful(&resident);
+        let surplus = Arc::new(Mutex::new(None::<Value>));
+        let slipped_in = surplus.clone();
+        let us = in_the_room(
+            &resident,
+            Peers::slow(move |sent| {
+                let (answer, is_state) = (forgetful(sent), sent.target.contains("/state/"));
+                let surplus = slipped_in.lock().unwrap().clone();
+                Box::pin(async move {
+                    let answer = answer.await?;
+                    let mut body: Value = serde_json::from_slice(answer.body()).unwrap();
+                    if is_state {
+                        body["pdus"].as_array_mut().unwrap().extend(surplus);
+                    }
+                    if answer.status().is_success() { ok(&body) } else { Ok(answer) }
+                })
+            }),
+        )
+        .await;
+        let old = resident.world.set_state(&resident.room, "test.secret", json!({ "old": true })).await;
+        *surplus.lock().unwrap() = Some(serde_json::to_value(resident.object(&old)).unwrap());
+        resident.world.set_state(&resident.room, "test.secret", json!({ "new": true })).await;
+        for number in 0..60 {
+            resident.world.set_state(&resident.room, &format!("test.topic.{number}"), json!({})).await;
+        }
+        let said = say(&resident, 2).await;
+        us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&said[1])).await.unwrap();
+        assert_eq!(us.sent("/state/").len(), 1);
+        let found = read(us.storage.stores().rooms.events(&resident.room_id(), &[old]));
+        assert!(found[0].is_none());
+    });
+}
+
+#[test]
+fn the_past_of_a_room_is_fetched_up_to_its_beginning() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V12, "public").await;
+        say(&resident, 7).await;
+        let us = in_the_room(&resident, Peers::slow(resident.answering())).await;
+        let theirs: Vec<OwnedEventId> =
+            resident.world.timeline(&resident.room).iter().map(|stored| stored.event.event_id().to_owned()).collect();
+        assert_eq!(us.timeline(&resident.room_id()), theirs[theirs.len() - 1..]);
+        let fetched = us.federation.backfill(&resident.room_id(), 4).await.unwrap();
+        assert!(fetched > 0 && fetched <= 4, "{fetched}");
+        while us.federation.backfill(&resident.room_id(), 100).await.unwrap() > 0 {}
+        assert_eq!(us.timeline(&resident.room_id()), theirs);
+    });
+}
+
 #[test]
 fn a_gap_that_stays_is_an_error_after_a_few_questions() {
     on_paused_time(async || {
@@ -82,7 +182,7 @@ fn a_gap_that_stays_is_an_error_after_a_few_questions() {
             Peers::slow(move |sent| {
                 if sent.target.contains("get_missing_events") {
                     Box::pin(async { ok(&json!({ "events": [] })) })
-                } else if sent.target.contains("/event/") {
+                } else if sent.target.contains("/event/") || sent.target.contains("/state") {
                     Box::pin(async { refusal(404, "M_NOT_FOUND") })
                 } else {
                     honest(sent)
@@ -108,7 +208,7 @@ fn a_forged_event_leaves_no_trace_whichever_way_it_comes() {
                 let (answer, is_missing) = (honest(sent), sent.target.contains("get_missing_events"));
                 Box::pin(async move {
                     let answer = answer.await?;
-                    let mut body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+                    let mut body: Value = serde_json::from_slice(answer.body()).unwrap();
                     if is_missing {
                         for event in body["events"].as_array_mut().unwrap() {
                             event["depth"] = json!(5000);

@@ -26,6 +26,7 @@ use vestibule_protocol::{
         knock::KnockPolicy,
     },
     pdu::Pdu,
+    state::StateVersion,
 };
 use vestibule_storage::{memory::MemoryStorage, room::OutOfBand};
 
@@ -189,7 +190,7 @@ impl Resident {
     }
 
     /// Answers whatever it is asked, as its endpoints do.
-    pub(super) fn answering(&self) -> impl Fn(&Sent) -> BoxFuture<'static, Answer> + Send + Sync + 'static {
+    pub(super) fn answering(&self) -> impl Fn(&Sent) -> BoxFuture<'static, Answer> + Send + Sync + use<> {
         let (world, room) = (self.world.clone(), self.room.clone());
         move |sent| {
             let (world, room, sent) = (world.clone(), room.clone(), sent.clone());
@@ -203,6 +204,9 @@ impl Resident {
                     ["v2", "send_join", _, event_id] => send_join(&world, &room, event_id, sent.body).await,
                     ["v1", "get_missing_events", _] => get_missing_events(&world, &room, &sent.body),
                     ["v1", "event", event_id] => event(&world, &room, event_id),
+                    ["v1", "state_ids", _] => state_ids(&world, &room, &query),
+                    ["v1", "state", _] => whole_state(&world, &room, &query),
+                    ["v1", "backfill", _] => backfill(&world, &room, &query),
                     _ => response(404, &[], r#"{"errcode":"M_UNRECOGNIZED"}"#),
                 }
             })
@@ -282,24 +286,64 @@ async fn send_join(world: &World, room: &TestRoom, event_id: &str, body: Value) 
         Ok(admitted) => admitted,
         Err(error) => return refused(&error),
     };
-    let state = read(world.stores().rooms.state_at(&room.room_id, admitted.state_before)).unwrap();
+    let (state, chain) = state_at(world, room, admitted.state_before);
+    ok(&json!({
+        "state": state.iter().map(json_of).collect::<Vec<_>>(),
+        "auth_chain": chain.iter().map(json_of).collect::<Vec<_>>(),
+        "event": json_of(&admitted.event),
+    }))
+}
+
+fn json_of(event: &Arc<Pdu>) -> Value {
+    serde_json::from_str(event.json()).unwrap()
+}
+
+/// A state and what authorizes it.
+fn state_at(world: &World, room: &TestRoom, version: StateVersion) -> (Vec<Arc<Pdu>>, Vec<Arc<Pdu>>) {
+    let state = read(world.stores().rooms.state_at(&room.room_id, version)).unwrap();
     let state: Vec<Arc<Pdu>> =
         state.into_values().map(|event_id| world.stored(room, &event_id).unwrap().event).collect();
     let mut chain: BTreeMap<OwnedEventId, Arc<Pdu>> = BTreeMap::new();
     let mut wanted: Vec<OwnedEventId> = state.iter().flat_map(|event| event.auth_events().to_vec()).collect();
     while let Some(event_id) = wanted.pop() {
-        if !chain.contains_key(&event_id) {
-            let event = world.stored(room, &event_id).unwrap().event;
+        let event = world.stored(room, &event_id).unwrap().event;
+        if chain.insert(event_id, event.clone()).is_none() {
             wanted.extend(event.auth_events().to_vec());
-            chain.insert(event_id, event);
         }
     }
-    let json = |event: &Arc<Pdu>| serde_json::from_str::<Value>(event.json()).unwrap();
-    ok(&json!({
-        "state": state.iter().map(json).collect::<Vec<_>>(),
-        "auth_chain": chain.values().map(json).collect::<Vec<_>>(),
-        "event": json(&admitted.event),
-    }))
+    (state, chain.into_values().collect())
+}
+
+/// A value of a query, decoded.
+fn asked_for<'a>(query: &'a str, name: &str) -> Option<std::borrow::Cow<'a, str>> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    value.map(|value| percent_encoding::percent_decode_str(value).decode_utf8().unwrap())
+}
+
+fn state_before(world: &World, room: &TestRoom, query: &str) -> (Vec<Arc<Pdu>>, Vec<Arc<Pdu>>) {
+    let event_id: OwnedEventId = asked_for(query, "event_id").unwrap().as_ref().try_into().unwrap();
+    state_at(world, room, world.stored(room, &event_id).unwrap().state_before)
+}
+
+fn state_ids(world: &World, room: &TestRoom, query: &str) -> Answer {
+    let (state, chain) = state_before(world, room, query);
+    let ids = |events: &[Arc<Pdu>]| events.iter().map(|event| event.event_id().to_string()).collect::<Vec<_>>();
+    ok(&json!({ "pdu_ids": ids(&state), "auth_chain_ids": ids(&chain) }))
+}
+
+fn whole_state(world: &World, room: &TestRoom, query: &str) -> Answer {
+    let (state, chain) = state_before(world, room, query);
+    let jsons = |events: &[Arc<Pdu>]| events.iter().map(json_of).collect::<Vec<_>>();
+    ok(&json!({ "pdus": jsons(&state), "auth_chain": jsons(&chain) }))
+}
+
+fn backfill(world: &World, room: &TestRoom, query: &str) -> Answer {
+    let from: OwnedEventId = asked_for(query, "v").unwrap().as_ref().try_into().unwrap();
+    let limit: usize = asked_for(query, "limit").unwrap().parse().unwrap();
+    let timeline = world.timeline(room);
+    let up_to = timeline.iter().position(|stored| *stored.event.event_id() == from).unwrap();
+    let events = timeline[..=up_to].iter().rev().take(limit).map(|stored| json_of(&stored.event));
+    ok(&json!({ "origin": RESIDENT, "origin_server_ts": 1, "pdus": events.collect::<Vec<_>>() }))
 }
 
 fn get_missing_events(world: &World, room: &TestRoom, body: &Value) -> Answer {

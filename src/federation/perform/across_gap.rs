@@ -1,0 +1,184 @@
+//! A gap that nobody fills: the state before the event behind it, as the server that sent the event tells it.
+//! May not: take an event that was not announced, or one that does not verify, for a part of that state.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#retrieving-events>; SECURITY V32.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use ruma::{OwnedEventId, OwnedServerName};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
+use vestibule_actors::{AskError, ReceiveAcrossGap, ReceiveOutliers};
+use vestibule_protocol::{
+    canonical_json,
+    pdu::checks::{ShapedPdu, VerifiedPdu},
+    room_version::RoomVersion,
+};
+use vestibule_storage::error::StorageError;
+
+use super::{
+    Federation,
+    missing_events::{Gap, oldest_first},
+    receive::Asked,
+};
+use crate::{client::Limits, endpoints};
+
+/// Event ids of a state and of what authorizes it. Ours: a room of a hundred thousand members.
+pub const STATE_IDS_MAX: usize = 200_000;
+
+/// Bytes of an answer with such ids.
+const STATE_IDS_REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of an answer with a whole state. As for a join.
+const STATE_REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Time for a whole state and all its keys. Ours: the event that needs it waits so long, and the others of its room with it.
+const ACROSS_DEADLINE: Duration = Duration::from_mins(3);
+
+/// Events that are fetched one by one; if more are missing, the whole state is. Ours.
+const ONE_BY_ONE_MAX: usize = 50;
+
+/// Events fetched one by one at once. Ours.
+const AT_ONCE_MAX: usize = 8;
+
+/// Events looked for in storage, or given to the room, at a time. Ours.
+const EVENTS_AT_A_TIME: usize = 500;
+
+#[derive(Deserialize)]
+struct StateIds {
+    pdu_ids: Vec<OwnedEventId>,
+    auth_chain_ids: Vec<OwnedEventId>,
+}
+
+#[derive(Deserialize)]
+struct State<'a> {
+    #[serde(borrow)]
+    pdus: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    auth_chain: Vec<&'a RawValue>,
+}
+
+impl Federation {
+    /// Takes an event upon the state that its sender tells. `None`: the state is not to be had.
+    pub(super) async fn receive_across_gap(&self, gap: &Gap<'_>, event: &VerifiedPdu) -> Option<Asked> {
+        let gap = Gap { deadline: Instant::now() + ACROSS_DEADLINE, ..gap.clone() };
+        let state = timeout_at(gap.deadline, self.fetch_state(&gap, event)).await.ok().flatten()?;
+        let message = ReceiveAcrossGap {
+            event: event.clone(),
+            origin: OwnedServerName::from(gap.origin),
+            state: state.into_iter().collect(),
+        };
+        log::info!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = event.pdu().event_id(); "event taken across a gap");
+        Some(self.inner.rooms.ask(gap.room_id, message).await)
+    }
+
+    /// Brings every event of the state before `event` into storage, as far as they are to be had, and says which they are.
+    async fn fetch_state(&self, gap: &Gap<'_>, event: &VerifiedPdu) -> Option<BTreeSet<OwnedEventId>> {
+        let request = endpoints::state_ids(gap.room_id, event.pdu().event_id());
+        let limits = Limits {
+            reply_bytes_max: STATE_IDS_REPLY_BYTES_MAX,
+            deadline: gap.deadline.saturating_duration_since(Instant::now()),
+        };
+        let reply = self.inner.client.request(gap.origin, request, limits).await;
+        let told = reply.and_then(|reply| reply.json::<StateIds>()).map_err(|error| {
+            log::debug!(destination:% = gap.origin, room_id:% = gap.room_id, error:%; "state not told");
+        });
+        let StateIds { pdu_ids, auth_chain_ids } = told.ok()?;
+        if pdu_ids.len().saturating_add(auth_chain_ids.len()) > STATE_IDS_MAX {
+            return None;
+        }
+        let announced: BTreeSet<OwnedEventId> =
+            pdu_ids.iter().chain(&auth_chain_ids).chain(event.pdu().auth_events()).cloned().collect();
+        let mut known = self.stored(gap, &announced).await.ok()?;
+        let missing: BTreeSet<OwnedEventId> = announced.difference(&known).cloned().collect();
+        let fetched = if missing.len() > ONE_BY_ONE_MAX {
+            self.fetch_whole_state(gap, event, &missing).await?
+        } else {
+            let fetching = stream::iter(missing).map(|event_id| async move { self.fetch_event(gap, &event_id).await });
+            fetching.buffer_unordered(AT_ONCE_MAX).filter_map(std::future::ready).collect().await
+        };
+        self.keep_outliers(gap, fetched, &mut known).await?;
+        Some(pdu_ids.into_iter().filter(|event_id| known.contains(event_id)).collect())
+    }
+
+    async fn stored(
+        &self,
+        gap: &Gap<'_>,
+        event_ids: &BTreeSet<OwnedEventId>,
+    ) -> Result<BTreeSet<OwnedEventId>, StorageError> {
+        let event_ids: Vec<OwnedEventId> = event_ids.iter().cloned().collect();
+        let mut known = BTreeSet::new();
+        for some in event_ids.chunks(EVENTS_AT_A_TIME) {
+            let stored = self.inner.stores.rooms.events(gap.room_id, some).await?;
+            known.extend(stored.into_iter().flatten().map(|stored| stored.event.event_id().to_owned()));
+        }
+        Ok(known)
+    }
+
+    async fn fetch_whole_state(
+        &self,
+        gap: &Gap<'_>,
+        event: &VerifiedPdu,
+        wanted: &BTreeSet<OwnedEventId>,
+    ) -> Option<Vec<VerifiedPdu>> {
+        let limits = Limits {
+            reply_bytes_max: STATE_REPLY_BYTES_MAX,
+            deadline: gap.deadline.saturating_duration_since(Instant::now()),
+        };
+        let request = endpoints::state(gap.room_id, event.pdu().event_id());
+        let reply = self.inner.client.request(gap.origin, request, limits).await.ok()?;
+        let (version, wanted) = (gap.version.clone(), wanted.clone());
+        let shaped = self.inner.cpu.run(move || shape(&reply.body, &version, wanted)).await.ok().flatten()?;
+        let of_room = shaped.into_iter().filter(|event| event.pdu().room_id() == gap.room_id).collect();
+        Some(self.verify_many(of_room, gap.version).await)
+    }
+
+    /// Gives fetched events to the room, each after those that authorize it; adds them to `known`. An event that names one
+    /// which is neither known nor fetched is left out. `None`: the room did not take them.
+    pub(super) async fn keep_outliers(
+        &self,
+        gap: &Gap<'_>,
+        fetched: Vec<VerifiedPdu>,
+        known: &mut BTreeSet<OwnedEventId>,
+    ) -> Option<()> {
+        let ordered = oldest_first(fetched, |event| event.pdu().auth_events());
+        let named: BTreeSet<OwnedEventId> =
+            ordered.iter().flat_map(|event| event.pdu().auth_events()).cloned().collect();
+        let unknown: BTreeSet<OwnedEventId> = named.difference(known).cloned().collect();
+        known.extend(self.stored(gap, &unknown).await.ok()?);
+        let mut complete: Vec<VerifiedPdu> = Vec::new();
+        for event in ordered {
+            if event.pdu().auth_events().iter().all(|event_id| known.contains(event_id)) {
+                known.insert(event.pdu().event_id().to_owned());
+                complete.push(event);
+            }
+        }
+        for some in complete.chunks(EVENTS_AT_A_TIME) {
+            let message = ReceiveOutliers { events: some.to_vec() };
+            if let Err(error) = self.inner.rooms.ask(gap.room_id, message).await {
+                if !matches!(error, AskError::Refused(_)) {
+                    log::warn!(room_id:% = gap.room_id, error:%; "fetched events not taken");
+                }
+                return None;
+            }
+        }
+        Some(())
+    }
+}
+
+/// The wanted events of an answer whose format is right. `None`: it is no such answer.
+fn shape(body: &Bytes, version: &RoomVersion, mut wanted: BTreeSet<OwnedEventId>) -> Option<Vec<ShapedPdu>> {
+    let answer: State<'_> = serde_json::from_slice(body).ok()?;
+    let mut events = Vec::new();
+    for text in answer.auth_chain.into_iter().chain(answer.pdus) {
+        let Ok(object) = canonical_json::parse_object(text.get().as_bytes()) else { continue };
+        let Ok(shaped) = ShapedPdu::parse(object, version) else { continue };
+        if wanted.remove(shaped.pdu().event_id()) {
+            events.push(shaped);
+        }
+    }
+    Some(events)
+}
