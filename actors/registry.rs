@@ -18,12 +18,12 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use log::{error, warn};
-use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use vestibule_protocol::{
     clock::Clock,
-    membership::{CreateRefusal, ImportRefusal, knock::KnockPolicy},
+    membership::{CreateRefusal, ImportRefusal, KnockRefusal, knock::KnockPolicy},
     room_version::RoomVersion,
     signing::Identity,
 };
@@ -35,7 +35,7 @@ use vestibule_storage::{
 use crate::{
     cpu_pool::CpuPool,
     gauges::{Gauges, RoomGauges},
-    limits::{KnockLimits, KnockRates},
+    limits::{KnockLimits, KnockRates, KnockSource},
     policy_signer::{PolicySigner, PolicyVerdict},
     room::{
         Answered, Ask, LoadError, Lookups, Passivate, RoomActor, RoomContext, RoomMessage, Unsigned,
@@ -369,6 +369,18 @@ impl Rooms {
         let judged = self.shared.context.cpu.run(move || JudgedJoin::judge(answer, &version, seed)).await;
         let judged = judged.map_err(|_| AskError::Failed)?.map_err(AskError::Refused)?;
         self.ask_out_of_band(room_id, room_version, ImportJoin { judged }).await
+    }
+
+    /// Takes what a knock of a user of ours on a room elsewhere costs, before anybody is asked. A knock on a room here is
+    /// counted by the room's turn.
+    ///
+    /// # Errors
+    /// [`KnockRefusal::OverRate`]; nothing was taken.
+    pub fn count_knock_elsewhere(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), KnockRefusal> {
+        let context = &self.shared.context;
+        let Some(limits) = &context.limits else { return Ok(()) };
+        let counted = limits.take(room_id, user_id, &KnockSource::Client, context.clock.monotonic());
+        counted.inspect_err(|refusal| context.gauges.knock_refused(refusal.name()))
     }
 
     /// Counters and gauges; reading them asks no actor.

@@ -285,6 +285,7 @@ fn app(parts: Parts, rooms: Rooms, cpu: CpuPool, reach: Reach) -> Result<App, Ex
         enabled: limits.enabled,
         requests_by_origin: rate(limits.requests_by_origin),
         queries_by_origin: rate(limits.queries_by_origin),
+        queries_by_address: rate(limits.queries_by_address),
         logins_by_address: rate(limits.logins_by_address),
         failed_logins_by_user: rate(limits.failed_logins_by_user),
         registrations_by_address: rate(limits.registrations_by_address),

@@ -10,13 +10,14 @@ use serde_json::json;
 use vestibule_protocol::{
     clock::Clock,
     fixture::{ALICE, BOB, CAROL, EPOCH, canonical, user},
-    membership::CreateRefusal,
+    membership::{CreateRefusal, KnockBucket, KnockRefusal},
 };
 use vestibule_storage::{commit::CommitError, error::StorageError, memory::Failure};
 
 use super::AskError;
 use crate::{
     CheckDoor, CreateRoom, InitialEvent,
+    limits::{KnockRates, Rate},
     testing::{Settings, TestRoom, World, message, read, server, settle, until},
 };
 
@@ -447,4 +448,28 @@ async fn actor_that_wakes_after_a_restart_and_a_sleep_is_no_restart() {
     let totals = world.totals();
     assert_eq!((totals.actors_started, totals.actors_restarted), (3, 1));
     assert_eq!(world.rooms.gauges().room(&room.room_id).unwrap().restarts, 1);
+}
+
+#[actix::test]
+async fn knocks_elsewhere_take_from_the_buckets_of_our_users() {
+    let many = Rate { per_second: 0.5, burst: 100.0 };
+    let two = Rate { per_second: 0.5, burst: 2.0 };
+    let rates = KnockRates {
+        in_room: many,
+        by_origin_in_room: many,
+        by_origin: many,
+        by_network: many,
+        by_user_in_room: many,
+        by_user: two,
+    };
+    let world = World::with(Settings { rates: Some(rates), ..Settings::default() });
+    let room = |name: &str| RoomId::parse(format!("!{name}:there.test")).unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(world.rooms.count_knock_elsewhere(&room(name), &user(BOB)), Ok(()));
+    }
+    let over = KnockRefusal::OverRate { bucket: KnockBucket::User, retry_after: Duration::from_secs(2) };
+    assert_eq!(world.rooms.count_knock_elsewhere(&room("c"), &user(BOB)), Err(over));
+    assert_eq!(world.rooms.count_knock_elsewhere(&room("c"), &user(CAROL)), Ok(()));
+    assert_eq!(world.totals().knocks.refused.get("over_rate"), Some(&1));
+    assert_eq!(world.totals().actors_started, 0, "no room is asked");
 }

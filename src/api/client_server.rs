@@ -8,6 +8,7 @@ mod client_event;
 mod commit;
 mod create_room;
 mod directory;
+mod elsewhere;
 mod event_filter;
 mod filter;
 mod join;
@@ -24,6 +25,7 @@ pub mod public_rooms;
 mod pushrules;
 pub(crate) mod register;
 mod room_address;
+mod room_summary;
 mod room_view;
 mod rooms_members;
 mod rooms_membership;
@@ -65,6 +67,7 @@ pub fn routes(config: &mut ServiceConfig) {
     // Rooms from outside
     directory::routes(config);
     public_rooms::routes(config);
+    room_summary::routes(config);
     create_room::routes(config);
     join::routes(config);
     knock::routes(config);

@@ -161,6 +161,11 @@ impl MatrixError {
         Self::new(StatusCode::BAD_REQUEST, ErrorCode::BadState, what.to_string())
     }
 
+    /// Another server failed, or said what makes no sense.
+    pub fn bad_gateway(what: impl fmt::Display) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, what.to_string())
+    }
+
     /// We failed. The words are fixed: what failed is in our log, not in the answer.
     pub fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, "internal server error")

@@ -31,6 +31,8 @@ pub struct Rates {
     pub requests_by_origin: Rate,
     /// Alias and profile look-ups of one server.
     pub queries_by_origin: Rate,
+    /// Aliases, profiles and directories of other servers that are looked up for one address.
+    pub queries_by_address: Rate,
     /// Log-in attempts from one address.
     pub logins_by_address: Rate,
     /// Failed log-in attempts at one account.
@@ -88,6 +90,8 @@ pub struct Limits {
     pub enabled: bool,
     requests_by_origin: Limit<OwnedServerName>,
     queries_by_origin: Limit<OwnedServerName>,
+    /// Look-ups at other servers for one address. Some need no token, and each costs requests.
+    pub queries_by_address: Limit<ClientAddress>,
     /// Log-in attempts from one address.
     pub logins_by_address: Limit<ClientAddress>,
     /// Failed log-in attempts at one account: peek before, take after a failure.
@@ -122,6 +126,7 @@ impl Limits {
             enabled: on,
             requests_by_origin: Limit::new(on, rates.requests_by_origin),
             queries_by_origin: Limit::new(on, rates.queries_by_origin),
+            queries_by_address: Limit::new(on, rates.queries_by_address),
             logins_by_address: Limit::new(on, rates.logins_by_address),
             failed_logins_by_user: Limit::new(on, rates.failed_logins_by_user),
             registrations_by_address: Limit::new(on, rates.registrations_by_address),

@@ -175,6 +175,7 @@ pub(crate) fn rates(enabled: bool) -> Rates {
         enabled,
         requests_by_origin: Rate { per_second: 1.0, burst: 20.0 },
         queries_by_origin: rate,
+        queries_by_address: rate,
         logins_by_address: rate,
         failed_logins_by_user: rate,
         registrations_by_address: rate,

@@ -29,6 +29,8 @@ pub struct RateLimit {
     pub requests_by_origin: Bucket,
     /// Alias and profile look-ups of one server.
     pub queries_by_origin: Bucket,
+    /// Aliases, profiles and directories of other servers that clients at one address look up through us.
+    pub queries_by_address: Bucket,
     /// Log-in attempts from one address.
     pub logins_by_address: Bucket,
     /// Failed log-in attempts at one account.
@@ -68,7 +70,7 @@ impl Bucket {
 impl RateLimit {
     /// Every bucket with its key, in the order of the file.
     #[must_use]
-    pub fn buckets(&self) -> [(&'static str, Bucket); 17] {
+    pub fn buckets(&self) -> [(&'static str, Bucket); 18] {
         [
             ("knocks_in_room", self.knocks_in_room),
             ("knocks_by_origin_in_room", self.knocks_by_origin_in_room),
@@ -79,6 +81,7 @@ impl RateLimit {
             ("new_origins_by_network", self.new_origins_by_network),
             ("requests_by_origin", self.requests_by_origin),
             ("queries_by_origin", self.queries_by_origin),
+            ("queries_by_address", self.queries_by_address),
             ("logins_by_address", self.logins_by_address),
             ("failed_logins_by_user", self.failed_logins_by_user),
             ("registrations_by_address", self.registrations_by_address),
@@ -104,6 +107,7 @@ impl Default for RateLimit {
             new_origins_by_network: Bucket::new(5.0, 20),
             requests_by_origin: Bucket::new(50.0, 200),
             queries_by_origin: Bucket::new(5.0, 50),
+            queries_by_address: Bucket::new(5.0, 100),
             logins_by_address: Bucket::new(0.2, 10),
             failed_logins_by_user: Bucket::new(0.2, 5),
             registrations_by_address: Bucket::new(0.2, 5),

@@ -87,6 +87,16 @@ pub(crate) fn query_profile(user_id: &UserId, field: Option<&str>) -> ServerRequ
     ))
 }
 
+/// A page of a room directory, by the form that takes a filter.
+pub(crate) fn public_rooms(body: String) -> ServerRequest {
+    ServerRequest::post(path("v1/publicRooms", &[]), body)
+}
+
+/// A room and, if it is a space, what is in it.
+pub(crate) fn hierarchy(room_id: &RoomId) -> ServerRequest {
+    ServerRequest::get(path("v1/hierarchy", &[room_id.as_str()]))
+}
+
 /// One event.
 pub(crate) fn event(event_id: &EventId) -> ServerRequest {
     ServerRequest::get(path("v1/event", &[event_id.as_str()]))

@@ -10,7 +10,9 @@ mod join;
 mod knock;
 mod missing_events;
 mod profile;
+mod public_rooms;
 mod receive;
+mod room_summary;
 mod verify;
 
 use std::{sync::Arc, time::Duration};
@@ -35,6 +37,7 @@ pub use self::{
     knock::KnockElsewhere,
     missing_events::{MISSING_AUTH_EVENTS_MAX, MISSING_DEADLINE, MISSING_EVENTS_PER_REQUEST, MISSING_ROUNDS_MAX},
     profile::PROFILE_REPLY_BYTES_MAX,
+    public_rooms::DirectoryQuestion,
     receive::NotReceived,
     verify::VerifyError,
 };

@@ -6,6 +6,8 @@ mod accounts;
 #[cfg(test)]
 mod actor_stats;
 #[cfg(test)]
+mod answers;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod configuration;

@@ -2,6 +2,7 @@
 //! May not: know more of the server than its outside contract.
 
 mod authority;
+mod hosted_room;
 mod http;
 mod peer;
 mod server;
@@ -11,7 +12,7 @@ mod wait;
 pub use self::{
     authority::client_config,
     http::{Answer, Http, encoded},
-    peer::{FakePeer, SignedEvent, Template, now_ms, path_of, send_knock_target},
+    peer::{FakePeer, Seen, SignedEvent, Template, now_ms, path_of, send_knock_target},
     server::{PASSWORD, TestServer, send_signal},
     user::User,
     wait::until,

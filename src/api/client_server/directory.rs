@@ -1,4 +1,5 @@
-//! `/_matrix/client/v3/directory/…` and `/rooms/{roomId}/aliases`: aliases of this server, and which rooms are listed.
+//! `/_matrix/client/v3/directory/…` and `/rooms/{roomId}/aliases`: what aliases stand for, those of this server, and which of
+//! its rooms are listed.
 //! May not: let an alias be moved by anybody but its maker, the room's powerful, or an admin (SECURITY V47).
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#room-aliases>
@@ -21,10 +22,14 @@ use vestibule_protocol::canonical_json;
 use vestibule_storage::accounts::{AccountChange, Alias};
 
 use self::{alias::without_alias, standing::Standing};
-use super::{commit::commit, paths::each, room_address::require_stored};
+use super::{
+    commit::commit,
+    paths::each,
+    room_address::{require_stored, resolve_alias},
+};
 use crate::{
     error::MatrixError,
-    extract::{Caller, Ruma, answer},
+    extract::{Caller, ClientAddress, Ruma, answer},
     state::App,
 };
 
@@ -39,12 +44,12 @@ pub fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn get_alias(
+    address: ClientAddress,
     app: web::Data<App>,
     Ruma(request): Ruma<get_alias::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
-    let found = app.stores.accounts.alias(&request.room_alias).await?;
-    let found = found.ok_or_else(|| MatrixError::not_found("unknown alias"))?;
-    answer(get_alias::v3::Response::new(found.room_id, vec![app.server_name().to_owned()]))
+    let found = resolve_alias(&app, address, &request.room_alias).await?;
+    answer(get_alias::v3::Response::new(found.room_id, found.servers))
 }
 
 async fn create_alias(

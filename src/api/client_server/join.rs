@@ -3,7 +3,7 @@
 
 use actix_web::{HttpResponse, web, web::Data};
 use ruma::{
-    CanonicalJsonObject, OwnedUserId, RoomId,
+    CanonicalJsonObject, OwnedUserId,
     api::client::membership::{join_room_by_id, join_room_by_id_or_alias},
 };
 use vestibule_actors::MembershipChange;
@@ -11,7 +11,7 @@ use vestibule_actors::MembershipChange;
 use super::{
     member_content::reason_content,
     paths::each,
-    room_address::{local_room, require_stored},
+    room_address::{RoomAddress, lives_here},
     rooms_membership::{WantedChange, change_membership},
 };
 use crate::{
@@ -36,9 +36,9 @@ async fn join_by_address(
     app: Data<App>,
     Ruma(request): Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
-    let room_id = local_room(&app, &request.room_id_or_alias).await?;
-    join(&app, caller.user_id, &room_id, reason_content(request.reason), address).await?;
-    answer(join_room_by_id_or_alias::v3::Response::new(room_id))
+    let room = RoomAddress::resolve(&app, address, &request.room_id_or_alias, request.via).await?;
+    join(&app, caller.user_id, &room, reason_content(request.reason), address).await?;
+    answer(join_room_by_id_or_alias::v3::Response::new(room.room_id))
 }
 
 async fn join_by_id(
@@ -47,19 +47,23 @@ async fn join_by_id(
     app: Data<App>,
     Ruma(request): Ruma<join_room_by_id::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
-    require_stored(&app, &request.room_id).await?;
-    join(&app, caller.user_id, &request.room_id, reason_content(request.reason), address).await?;
-    answer(join_room_by_id::v3::Response::new(request.room_id))
+    // This form has no `via`; whoever was invited or knocked needs none.
+    let room = RoomAddress::of_room(request.room_id, Vec::new());
+    join(&app, caller.user_id, &room, reason_content(request.reason), address).await?;
+    answer(join_room_by_id::v3::Response::new(room.room_id))
 }
 
 async fn join(
     app: &App,
     user_id: OwnedUserId,
-    room_id: &RoomId,
+    room: &RoomAddress,
     content: CanonicalJsonObject,
     address: ClientAddress,
 ) -> Result<(), MatrixError> {
-    let change = MembershipChange::Join;
+    if !lives_here(app, &room.room_id).await? {
+        return Err(MatrixError::room_not_here());
+    }
+    let (room_id, change) = (&*room.room_id, MembershipChange::Join);
     let wanted = WantedChange { sender: user_id.clone(), room_id, target: user_id, change, content, address };
     change_membership(app, wanted).await?;
     Ok(())

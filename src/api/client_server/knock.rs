@@ -1,5 +1,5 @@
-//! `POST /_matrix/client/v3/knock/{roomIdOrAlias}`: a local user asks to be let in.
-//! May not: decide whether the knock counts; the join rule, repeats and limits are the room's to judge.
+//! `POST /_matrix/client/v3/knock/{roomIdOrAlias}`: a local user asks to be let in, here or elsewhere.
+//! May not: decide whether the knock counts; the join rule, repeats and limits are the room's to judge, wherever it lives.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3knockroomidoralias>
 
@@ -10,7 +10,7 @@ use vestibule_actors::MembershipChange;
 use super::{
     member_content::reason_content,
     paths::each,
-    room_address::local_room,
+    room_address::{RoomAddress, lives_here},
     rooms_membership::{WantedChange, change_membership},
 };
 use crate::{
@@ -37,15 +37,19 @@ async fn knock(
     if request.reason.as_ref().is_some_and(|reason| reason.len() > reason_bytes_max) {
         return Err(MatrixError::too_large(format!("the reason has more than {reason_bytes_max} bytes")));
     }
-    let room_id = local_room(&app, &request.room_id_or_alias).await?;
+    let room = RoomAddress::resolve(&app, address, &request.room_id_or_alias, request.via).await?;
+    let content = reason_content(request.reason);
+    if !lives_here(&app, &room.room_id).await? {
+        return Err(MatrixError::room_not_here());
+    }
     let wanted = WantedChange {
         sender: caller.user_id.clone(),
-        room_id: &room_id,
+        room_id: &room.room_id,
         target: caller.user_id,
         change: MembershipChange::Knock,
-        content: reason_content(request.reason),
+        content,
         address,
     };
     change_membership(&app, wanted).await?;
-    answer(knock_room::v3::Response::new(room_id))
+    answer(knock_room::v3::Response::new(room.room_id))
 }

@@ -1,4 +1,4 @@
-//! `GET /_matrix/client/v3/profile/{userId}`, and `GET`, `PUT`, `DELETE` of one field of it.
+//! `GET /_matrix/client/v3/profile/{userId}` of users here and elsewhere, and `GET`, `PUT`, `DELETE` of one field of it.
 //! May not: change the profile of anybody but the caller.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#profiles>
@@ -15,7 +15,7 @@ use self::{
     announce::announce,
     field::{FieldRefusal, MemberField},
 };
-use super::{commit::commit, json_body::JsonBody, own_path::check_own, paths::each};
+use super::{commit::commit, json_body::JsonBody, own_path::check_own, paths::each, room_address::may_query};
 use crate::{
     error::MatrixError,
     extract::{Caller, ClientAddress, PathArguments},
@@ -33,18 +33,35 @@ pub fn routes(config: &mut web::ServiceConfig) {
     }
 }
 
-async fn whole(path: PathArguments, app: web::Data<App>) -> Result<HttpResponse, MatrixError> {
-    let user = user(&app, path.parse(0, "user id")?).await?;
+async fn whole(
+    path: PathArguments,
+    address: ClientAddress,
+    app: web::Data<App>,
+) -> Result<HttpResponse, MatrixError> {
+    let user_id: &UserId = path.parse(0, "user id")?;
+    if !app.is_ours(user_id.server_name()) {
+        return Ok(HttpResponse::Ok().json(elsewhere(&app, address, user_id, None).await?));
+    }
+    let user = user(&app, user_id).await?;
     let profile: Map<String, Value> =
         user.profile.iter().filter_map(|(name, text)| Some((name.clone(), serde_json::from_str(text).ok()?))).collect();
     Ok(HttpResponse::Ok().json(profile))
 }
 
-async fn get_field(path: PathArguments, app: web::Data<App>) -> Result<HttpResponse, MatrixError> {
+async fn get_field(
+    path: PathArguments,
+    address: ClientAddress,
+    app: web::Data<App>,
+) -> Result<HttpResponse, MatrixError> {
     let name = path.get(1);
     field::check_name(name)?;
-    let user = user(&app, path.parse(0, "user id")?).await?;
-    let value: Option<Value> = user.profile.get(name).and_then(|text| serde_json::from_str(text).ok());
+    let user_id: &UserId = path.parse(0, "user id")?;
+    let value: Option<Value> = if app.is_ours(user_id.server_name()) {
+        let user = user(&app, user_id).await?;
+        user.profile.get(name).and_then(|text| serde_json::from_str(text).ok())
+    } else {
+        elsewhere(&app, address, user_id, Some(name)).await?.remove(name)
+    };
     match (value, MemberField::named(name)) {
         (Some(value), _) => Ok(HttpResponse::Ok().json(json!({ name: value }))),
         // The two old fields exist even when they are not set.
@@ -100,7 +117,21 @@ async fn set(
     Ok(HttpResponse::Ok().json(json!({})))
 }
 
-/// A user of this server. Others are not found: their server knows them.
+/// The profile of another server's user, or one field of it, as that server tells it. What cannot be a display name or an
+/// avatar is left out.
+async fn elsewhere(
+    app: &App,
+    address: ClientAddress,
+    user_id: &UserId,
+    field: Option<&str>,
+) -> Result<Map<String, Value>, MatrixError> {
+    may_query(app, address, user_id.server_name())?;
+    let mut told = app.federation.profile(user_id, field).await?;
+    told.retain(|name, value| MemberField::named(name).is_none() || value.is_string());
+    Ok(told)
+}
+
+/// A user of this server.
 async fn user(app: &App, user_id: &UserId) -> Result<User, MatrixError> {
     let user = app.stores.accounts.user(user_id).await?;
     user.ok_or_else(|| MatrixError::not_found("no such user"))

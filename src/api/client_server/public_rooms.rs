@@ -1,8 +1,9 @@
-//! `GET`, `POST /_matrix/client/v3/publicRooms`: the rooms that are listed here.
-//! May not: list a room that nobody published, or ask other servers.
+//! `GET`, `POST /_matrix/client/v3/publicRooms`: the rooms that are listed here, or on another server.
+//! May not: list a room that nobody published.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#listing-rooms>
 
+mod elsewhere;
 pub mod entry;
 pub mod paging;
 
@@ -22,7 +23,7 @@ use self::{
 use super::paths::each;
 use crate::{
     error::MatrixError,
-    extract::{Caller, Ruma},
+    extract::{Caller, ClientAddress, Ruma},
     state::App,
 };
 
@@ -48,31 +49,38 @@ pub fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn get(
+    address: ClientAddress,
     app: web::Data<App>,
     Ruma(request): Ruma<get_public_rooms::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
-    check_ours(&app, request.server)?;
-    let query = Query::parse(request.limit, request.since, Filter::new())?;
-    Ok(HttpResponse::Ok().json(query.page(&app.stores).await?))
+    let get_public_rooms::v3::Request { limit, since, server, .. } = request;
+    page(&app, address, server, limit, since, Filter::new()).await
 }
 
 async fn post(
     _: Caller,
+    address: ClientAddress,
     app: web::Data<App>,
     Ruma(request): Ruma<get_public_rooms_filtered::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
-    check_ours(&app, request.server)?;
-    let query = Query::parse(request.limit, request.since, request.filter)?;
-    Ok(HttpResponse::Ok().json(query.page(&app.stores).await?))
+    let get_public_rooms_filtered::v3::Request { limit, since, server, filter, .. } = request;
+    page(&app, address, server, limit, since, filter).await
 }
 
-fn check_ours(app: &App, server: Option<OwnedServerName>) -> Result<(), MatrixError> {
-    match server {
-        Some(server) if !app.is_ours(&server) => {
-            Err(MatrixError::not_found("the room directory of that server cannot be asked from here"))
-        }
-        _ => Ok(()),
-    }
+async fn page(
+    app: &App,
+    address: ClientAddress,
+    server: Option<OwnedServerName>,
+    limit: Option<UInt>,
+    since: Option<String>,
+    filter: Filter,
+) -> Result<HttpResponse, MatrixError> {
+    let other = server.filter(|server| !app.is_ours(server));
+    let page = match other {
+        Some(server) => elsewhere::page(app, address, &server, limit, since, filter).await?,
+        None => Query::parse(limit, since, filter)?.page(&app.stores).await?,
+    };
+    Ok(HttpResponse::Ok().json(page))
 }
 
 /// What is asked of the directory.
@@ -91,7 +99,9 @@ pub struct Page {
     next_batch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_batch: Option<String>,
-    total_room_count_estimate: usize,
+    /// Other servers need not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_room_count_estimate: Option<usize>,
 }
 
 impl Query {
@@ -100,17 +110,14 @@ impl Query {
     /// # Errors
     /// 400 `M_INVALID_PARAM` when the token is none of ours or the term too long.
     pub fn parse(limit: Option<UInt>, since: Option<String>, filter: Filter) -> Result<Self, MatrixError> {
-        let limit = limit.map_or(0, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
+        let limit = page_size(limit);
         let since = match since.as_deref() {
             None | Some("") => None,
             Some(token) => {
                 Some(Since::parse(token).ok_or_else(|| MatrixError::invalid_param("since is no token of ours"))?)
             }
         };
-        if filter.generic_search_term.as_ref().is_some_and(|term| term.len() > TERM_BYTES_MAX) {
-            return Err(MatrixError::invalid_param("generic_search_term has 512 bytes at most"));
-        }
-        let limit = if limit == 0 { PAGE_DEFAULT } else { limit.min(PAGE_MAX) };
+        check_term(&filter)?;
         Ok(Self { limit, since, filter })
     }
 
@@ -155,9 +162,22 @@ impl Query {
             next_batch: last.filter(|_| leads_on).map(|place| Since::After(place).to_token()),
             prev_batch: first.filter(|_| leads_back).map(|place| Since::Before(place).to_token()),
             chunk: found.into_iter().map(|(_, entry)| entry).collect(),
-            total_room_count_estimate,
+            total_room_count_estimate: Some(total_room_count_estimate),
         }
     }
+}
+
+/// Rooms of a page. A limit of 0 or none is the default.
+fn page_size(limit: Option<UInt>) -> usize {
+    let limit = limit.map_or(0, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX));
+    if limit == 0 { PAGE_DEFAULT } else { limit.min(PAGE_MAX) }
+}
+
+fn check_term(filter: &Filter) -> Result<(), MatrixError> {
+    if filter.generic_search_term.as_ref().is_some_and(|term| term.len() > TERM_BYTES_MAX) {
+        return Err(MatrixError::invalid_param("generic_search_term has 512 bytes at most"));
+    }
+    Ok(())
 }
 
 /// All listed rooms with what orders them.

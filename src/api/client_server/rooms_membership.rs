@@ -15,8 +15,10 @@ use vestibule_storage::accounts::AccountChange;
 
 use super::{
     commit::commit,
+    elsewhere,
     member_content::{filled_up, profile_content, reason_content},
     paths::each,
+    room_address::lives_here,
     rooms_send::hidden_room,
 };
 use crate::{
@@ -85,21 +87,8 @@ pub async fn change_membership(app: &App, wanted: WantedChange<'_>) -> Result<Ow
         content.insert("join_authorised_via_users_server".to_owned(), authorizing.as_str().into());
     }
     let network = SourceNetwork::of(address.0);
-    let message = ChangeMembership { sender, target: target.clone(), change, content, network };
-    let event_id = app.rooms.ask(room_id, message).await.map_err(hidden_room)?;
-    if matches!(change, MembershipChange::Join | MembershipChange::Invite | MembershipChange::Knock) {
-        remember(app, &target, room_id).await?;
-    }
-    Ok(event_id)
-}
-
-/// Takes back that a user forgot the room, since there is news of it.
-async fn remember(app: &App, user_id: &UserId, room_id: &RoomId) -> Result<(), MatrixError> {
-    let membership = app.stores.rooms.membership(user_id, room_id).await?;
-    if membership.is_some_and(|membership| membership.forgotten) {
-        set_forgotten(app, user_id, room_id, false).await?;
-    }
-    Ok(())
+    let message = ChangeMembership { sender, target, change, content, network };
+    app.rooms.ask(room_id, message).await.map_err(hidden_room)
 }
 
 async fn set_forgotten(app: &App, user_id: &UserId, room_id: &RoomId, is_forgotten: bool) -> Result<(), MatrixError> {
@@ -112,8 +101,8 @@ async fn set_forgotten(app: &App, user_id: &UserId, room_id: &RoomId, is_forgott
 /// Says whether a user can be handed an invite from here.
 ///
 /// # Errors
-/// 404 for a local user who does not exist. Users of other servers are their servers' to know; the invite stands in the
-/// room, which is what lets a knock be answered while its server is down.
+/// 404 for a local user who does not exist. Users of other servers are their servers' to know: the invite stands in the room
+/// at once and is brought to them when they can be reached, so that a knock is answered while its server is down.
 pub async fn require_invitable(app: &App, target: &OwnedUserId) -> Result<(), MatrixError> {
     if !app.is_ours(target.server_name()) {
         return Ok(());
@@ -207,12 +196,18 @@ async fn leave(
     app: Data<App>,
     Ruma(request): Ruma<leave_room::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
+    let content = reason_content(request.reason);
+    if !lives_here(&app, &request.room_id).await?
+        && elsewhere::leave(&app, &caller.user_id, &request.room_id, &content).await?
+    {
+        return answer(leave_room::v3::Response::new());
+    }
     let wanted = WantedChange {
         sender: caller.user_id.clone(),
         room_id: &request.room_id,
         target: caller.user_id,
         change: MembershipChange::Leave,
-        content: reason_content(request.reason),
+        content,
         address,
     };
     change_membership(&app, wanted).await?;

@@ -7,7 +7,10 @@ use actix_web::http::StatusCode;
 use chrono::{DateTime, SecondsFormat};
 use ruma::api::error::{DeserializationError, ErrorCode, FromHttpRequestError};
 use vestibule_actors::AskError;
-use vestibule_federation::keyring::{KeyError, VerifyRequestError};
+use vestibule_federation::{
+    keyring::{KeyError, VerifyRequestError},
+    perform::PerformError,
+};
 use vestibule_protocol::{
     canonical_json::JsonRefusal,
     clock::UnixMillis,
@@ -25,6 +28,9 @@ use super::MatrixError;
 
 /// What a client waits when a mailbox or the writer is full. Ours: both drain in far less.
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause that another server can lay upon our clients. Ours.
+const FOREIGN_PAUSE_MAX: Duration = Duration::from_hours(1);
 
 /// SPEC 2.5, 2.6 and 3 (D3, D11, D25, D28), DESIGN 3.12, SECURITY T18.
 impl From<KnockRefusal> for MatrixError {
@@ -301,6 +307,34 @@ impl From<VerifyRequestError> for MatrixError {
             VerifyRequestError::SignatureCount { .. } => Self::unauthorized("too few or too many signatures"),
             VerifyRequestError::BadSignature { .. } => Self::unauthorized("the signature does not verify"),
             VerifyRequestError::NoCanonicalForm => Self::unauthorized("the request has no canonical form"),
+        }
+    }
+}
+
+/// What other servers answered when our user wanted something there. DESIGN section 5, STYLE 17: what they say reaches the
+/// client as far as it is about the client's request; their own troubles are 502.
+impl From<PerformError> for MatrixError {
+    fn from(error: PerformError) -> Self {
+        match error {
+            PerformError::NoServers | PerformError::NotFound => {
+                Self::not_found("not found by the servers that were asked")
+            }
+            PerformError::Refused { status, errcode } => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+                Self::new(status, errcode, "refused by the other server")
+            }
+            PerformError::VersionNotKnown { room_version: Some(room_version) } => {
+                Self::incompatible_room_version(&room_version)
+            }
+            PerformError::VersionNotKnown { room_version: None } => {
+                let words = "the room has a version that cannot be used from here";
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::IncompatibleRoomVersion, words)
+            }
+            PerformError::OverRate { retry_after } => {
+                Self::limit_exceeded(retry_after.unwrap_or(OVERLOAD_PAUSE).min(FOREIGN_PAUSE_MAX))
+            }
+            PerformError::AllFailed { .. } => Self::bad_gateway("no other server gave a usable answer"),
+            PerformError::TimedOut => Self::bad_gateway("no other server answered in time"),
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Another homeserver: it publishes its keys over TLS, signs its requests, and knocks and leaves for its users.
+//! Another homeserver: it publishes its keys over TLS, signs its requests, knocks and leaves for its users, and is the server
+//! of rooms that Vestibule's users ask to be let into.
 //! May not: be the judge of signatures and ids. It builds them with our own crates; `tests/interop/` judges.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Write as _},
+    collections::BTreeMap,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -24,13 +26,15 @@ use vestibule_protocol::{
 
 use super::{
     authority::server_config,
-    http::{Answer, Connection, encoded},
+    hosted_room::{HostedRoom, json_of},
+    http::{Answer, Connection, decoded, encoded},
     server::{SERVER_NAME, TestServer},
 };
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// One server with a name and a key.
+/// One server with a name and a key. A clone is the same server.
+#[derive(Clone)]
 pub struct FakePeer {
     inner: Arc<Inner>,
     address: SocketAddr,
@@ -40,6 +44,32 @@ struct Inner {
     name: String,
     identity: Identity,
     key_requests: AtomicUsize,
+    transactions: AtomicUsize,
+    is_down: AtomicBool,
+    script: Mutex<Script>,
+    rooms: Mutex<BTreeMap<String, HostedRoom>>,
+}
+
+/// How the peer behaves, and what it saw.
+#[derive(Default)]
+struct Script {
+    /// What is answered in place of the ordinary answer, by endpoint.
+    answers: BTreeMap<String, (u16, Value)>,
+    /// What happens before an endpoint answers.
+    before: BTreeMap<String, Arc<dyn Fn() + Send + Sync>>,
+    aliases: BTreeMap<String, String>,
+    profiles: BTreeMap<String, Value>,
+    seen: Vec<Seen>,
+}
+
+/// A request that somebody made of the peer.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The word of the endpoint, such as `make_knock`.
+    pub endpoint: String,
+    /// Path and query as they came.
+    pub target: String,
+    pub body: Value,
 }
 
 /// What `make_knock` or `make_leave` answered.
@@ -65,7 +95,15 @@ impl FakePeer {
         vestibule::randomness::os_random(&mut seed).unwrap();
         let key = SigningKey::from_seed("1", &seed).unwrap();
         let identity = Identity::new(name.try_into().unwrap(), key);
-        let inner = Arc::new(Inner { name: name.to_owned(), identity, key_requests: AtomicUsize::new(0) });
+        let inner = Arc::new(Inner {
+            name: name.to_owned(),
+            identity,
+            key_requests: AtomicUsize::new(0),
+            transactions: AtomicUsize::new(0),
+            is_down: AtomicBool::new(false),
+            script: Mutex::default(),
+            rooms: Mutex::default(),
+        });
         let tls = server_config(name);
         let answering = inner.clone();
         // Ends with the process: it holds nothing but a socket.
@@ -186,6 +224,139 @@ impl FakePeer {
         self.send_leave(server, room_id, &leave).ok();
     }
 
+    /// Template, signature, delivery: enters a room of the server's.
+    #[track_caller]
+    pub fn join(&self, server: &TestServer, room_id: &str, user_id: &str) -> Answer {
+        let target = format!("{}?ver=10&ver=11&ver=12", path_of("v1/make_join", room_id, user_id));
+        let join = self.sign(Template::of(self.ask(server, "GET", &target, None).ok()));
+        let target = path_of("v2/send_join", room_id, &join.event_id);
+        self.ask(server, "PUT", &target, Some(&join.event))
+    }
+
+    /// Signs an event for a room of that version.
+    #[track_caller]
+    pub fn sign_for(&self, version: &str, event: Value) -> SignedEvent {
+        let version = RoomVersion::lookup(&RoomVersionId::try_from(version).unwrap()).unwrap();
+        self.sign(Template { version, event })
+    }
+
+    /// Makes a room of a user of this server; its id.
+    #[track_caller]
+    pub fn host(&self, owner: &str, version: &str, join_rule: Value) -> String {
+        let room = HostedRoom::new(&self.inner.identity, &self.user(owner), version, &join_rule);
+        let room_id = room.room_id.to_string();
+        self.inner.rooms().insert(room_id.clone(), room);
+        room_id
+    }
+
+    /// From now on an endpoint, by its word, answers so whatever it is asked.
+    pub fn answer_with(&self, endpoint: &str, status: u16, body: Value) {
+        self.inner.script().answers.insert(endpoint.to_owned(), (status, body));
+    }
+
+    /// From now on an endpoint refuses with this errcode.
+    pub fn refuse(&self, endpoint: &str, status: u16, errcode: &str) {
+        self.answer_with(endpoint, status, json!({ "errcode": errcode, "error": "as the script says" }));
+    }
+
+    /// An endpoint answers in its own way again.
+    pub fn behave(&self, endpoint: &str) {
+        self.inner.script().answers.remove(endpoint);
+    }
+
+    /// Does something each time before an endpoint answers, when its change is made already.
+    pub fn before_answering(&self, endpoint: &str, act: impl Fn() + Send + Sync + 'static) {
+        self.inner.script().before.insert(endpoint.to_owned(), Arc::new(act));
+    }
+
+    /// Breaks off every connection, or no more.
+    pub fn set_down(&self, is_down: bool) {
+        self.inner.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    /// Says which room an alias of this server names.
+    pub fn name_room(&self, alias: &str, room_id: &str) {
+        self.inner.script().aliases.insert(alias.to_owned(), room_id.to_owned());
+    }
+
+    /// Gives a user of this server a profile.
+    pub fn set_profile(&self, user_id: &str, profile: Value) {
+        self.inner.script().profiles.insert(user_id.to_owned(), profile);
+    }
+
+    /// The requests that an endpoint was asked, oldest first.
+    pub fn seen(&self, endpoint: &str) -> Vec<Seen> {
+        self.inner.script().seen.iter().filter(|seen| seen.endpoint == endpoint).cloned().collect()
+    }
+
+    /// The events that transactions brought, oldest first.
+    pub fn received(&self) -> Vec<Value> {
+        let pdus = self.seen("send").into_iter().filter_map(|seen| seen.body["pdus"].as_array().cloned());
+        pdus.flatten().collect()
+    }
+
+    /// What a user is to a hosted room.
+    #[track_caller]
+    pub fn membership(&self, room_id: &str, user_id: &str) -> String {
+        let user_id = ruma::UserId::parse(user_id).unwrap();
+        self.in_room(room_id, |room, _| room.state().membership(&user_id).to_string())
+    }
+
+    /// Invites a user into a hosted room. The event stands in the room, and its server is told.
+    #[track_caller]
+    pub fn invite(&self, server: &TestServer, room_id: &str, user_id: &str) -> Answer {
+        self.invite_at(&mut server.federation().connect().unwrap(), room_id, user_id)
+    }
+
+    /// The same on a connection.
+    #[track_caller]
+    pub fn invite_at(&self, connection: &mut Connection, room_id: &str, user_id: &str) -> Answer {
+        let (event, body) = self.in_room(room_id, |room, identity| {
+            let shown = room.shown();
+            let owner = room.owner.clone();
+            let content = json!({ "membership": "invite" });
+            let event = room.append(identity, &owner, "m.room.member", Some(user_id), &content);
+            let body = json!({ "room_version": room.version(), "event": json_of(&event), "invite_room_state": shown });
+            (event, body)
+        });
+        let target = path_of("v2/invite", room_id, event.event_id().as_str());
+        let body: CanonicalJsonObject = serde_json::from_value(body).unwrap();
+        self.ask_on(connection, "PUT", &target, Some(&body)).unwrap()
+    }
+
+    /// Turns a user out of a hosted room, `leave` or `ban`, and tells that user's server. The event.
+    #[track_caller]
+    pub fn turn_out(&self, server: &TestServer, room_id: &str, user_id: &str, membership: &str) -> Value {
+        let content = json!({ "membership": membership, "reason": "not now" });
+        let event = self.append(room_id, "m.room.member", Some(user_id), &content);
+        self.send(server, &[event.clone()]).ok();
+        event
+    }
+
+    /// An event of the owner at the end of a hosted room, which nobody is told of yet.
+    #[track_caller]
+    pub fn append(&self, room_id: &str, kind: &str, state_key: Option<&str>, content: &Value) -> Value {
+        self.in_room(room_id, |room, identity| {
+            let owner = room.owner.clone();
+            json_of(&room.append(identity, &owner, kind, state_key, content))
+        })
+    }
+
+    /// Sends events in a transaction.
+    #[track_caller]
+    pub fn send(&self, server: &TestServer, pdus: &[Value]) -> Answer {
+        let number = self.inner.transactions.fetch_add(1, Ordering::SeqCst);
+        let target = format!("/_matrix/federation/v1/send/{}-{number}", now_ms());
+        let body = json!({ "origin": self.name(), "origin_server_ts": now_ms(), "pdus": pdus });
+        self.ask(server, "PUT", &target, Some(&serde_json::from_value(body).unwrap()))
+    }
+
+    #[track_caller]
+    fn in_room<T>(&self, room_id: &str, act: impl FnOnce(&mut HostedRoom, &Identity) -> T) -> T {
+        let mut rooms = self.inner.rooms();
+        act(rooms.get_mut(room_id).expect("the peer has this room"), &self.inner.identity)
+    }
+
     /// Hashes, signs and names an event.
     #[track_caller]
     pub fn sign(&self, template: Template) -> SignedEvent {
@@ -240,30 +411,26 @@ pub fn now_ms() -> u64 {
 }
 
 impl Inner {
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, BTreeMap<String, HostedRoom>> {
+        self.rooms.lock().unwrap()
+    }
+
     /// Whatever is asked on one connection, until it ends.
     fn converse(&self, tcp: TcpStream, tls: Arc<ServerConfig>) {
         let Ok(session) = ServerConnection::new(tls) else { return };
         let mut stream = BufReader::new(StreamOwned::new(session, tcp));
-        loop {
-            let mut first = String::new();
-            let mut line = String::new();
-            if stream.read_line(&mut first).unwrap_or(0) == 0 {
+        while let Some(request) = read_request(&mut stream) {
+            if self.is_down.load(Ordering::SeqCst) {
                 return;
             }
-            while line != "\r\n" {
-                line.clear();
-                if stream.read_line(&mut line).unwrap_or(0) == 0 {
-                    return;
-                }
-            }
-            let (status, body) = if first.starts_with("GET /_matrix/key/v2/server") {
-                self.key_requests.fetch_add(1, Ordering::SeqCst);
-                ("200 OK", self.key_document())
-            } else {
-                ("404 Not Found", json!({ "errcode": "M_UNRECOGNIZED", "error": "not here" }).to_string())
-            };
+            let (status, body) = self.answer(&request);
+            let body = body.to_string();
             let head = format!(
-                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                "HTTP/1.1 {status} As It Is\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
                 body.len()
             );
             let out = stream.get_mut();
@@ -273,7 +440,111 @@ impl Inner {
         }
     }
 
-    fn key_document(&self) -> String {
+    fn answer(&self, request: &Request) -> (u16, Value) {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        if path == "/_matrix/key/v2/server" {
+            self.key_requests.fetch_add(1, Ordering::SeqCst);
+            return (200, self.key_document());
+        }
+        let parts: Vec<String> = path.trim_start_matches("/_matrix/federation/").split('/').map(decoded).collect();
+        // `v1/query/directory` is known by its last word, all others by the one after the version.
+        let parts = if parts.get(1).is_some_and(|word| word == "query") { &parts[2..] } else { &parts[1.min(parts.len())..] };
+        let Some((endpoint, arguments)) = parts.split_first() else { return not_here() };
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let seen = Seen { endpoint: endpoint.clone(), target: request.target.clone(), body: body.clone() };
+        self.script().seen.push(seen);
+        let scripted = self.script().answers.get(endpoint).cloned();
+        let answer = scripted.unwrap_or_else(|| self.ordinary_answer(endpoint, arguments, query, body));
+        let before = self.script().before.get(endpoint).cloned();
+        if let Some(act) = before {
+            act();
+        }
+        answer
+    }
+
+    fn ordinary_answer(&self, endpoint: &str, arguments: &[String], query: &str, body: Value) -> (u16, Value) {
+        let parameter = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(key, _)| *key == name).map(|(_, value)| decoded(value))
+        };
+        match (endpoint, arguments) {
+            ("directory", _) => {
+                let alias = parameter("room_alias").unwrap_or_default();
+                let room_id = self.script().aliases.get(&alias).cloned();
+                room_id.map_or_else(not_here, |room_id| (200, json!({ "room_id": room_id, "servers": [self.name] })))
+            }
+            ("profile", _) => {
+                let profile = self.script().profiles.get(&parameter("user_id").unwrap_or_default()).cloned();
+                profile.map_or_else(not_here, |profile| (200, profile))
+            }
+            ("send", _) => {
+                self.take_in(&body);
+                (200, json!({ "pdus": {} }))
+            }
+            // An invite into a room of Vestibule's: the peer adds its signature, as the invited user's server.
+            ("invite", [_, _]) => {
+                let version = RoomVersionId::try_from(body["room_version"].as_str().unwrap_or_default()).unwrap();
+                let mut event: CanonicalJsonObject = serde_json::from_value(body["event"].clone()).unwrap();
+                let rules = RoomVersion::lookup(&version).unwrap();
+                self.identity.hash_and_sign(&mut event, rules.rules()).unwrap();
+                (200, json!({ "event": event }))
+            }
+            (_, [room_id, last]) => {
+                let mut rooms = self.rooms();
+                let Some(room) = rooms.get_mut(room_id) else { return not_here() };
+                self.in_hosted_room(room, endpoint, last, body)
+            }
+            ("event", [event_id]) => {
+                let found = self.rooms().values().find_map(|room| room.event(event_id));
+                let answer = |event| json!({ "origin": self.name, "origin_server_ts": now_ms(), "pdus": [event] });
+                found.map_or_else(not_here, |event| (200, answer(event)))
+            }
+            _ => not_here(),
+        }
+    }
+
+    fn in_hosted_room(&self, room: &mut HostedRoom, endpoint: &str, last: &str, body: Value) -> (u16, Value) {
+        match endpoint {
+            "make_knock" => (200, room.template(&self.identity, last, "knock")),
+            "make_join" => (200, room.template(&self.identity, last, "join")),
+            "make_leave" => (200, room.template(&self.identity, last, "leave")),
+            "send_knock" | "send_join" | "send_leave" => {
+                let (state, auth_chain) = room.state_and_auth_chain();
+                let shown = room.shown();
+                let event = match room.receive(serde_json::from_value(body).unwrap_or_default()) {
+                    Ok(event) if event.event_id() == last => event,
+                    other => {
+                        let words = format!("not that event: {other:?}");
+                        return (400, json!({ "errcode": "M_INVALID_PARAM", "error": words }));
+                    }
+                };
+                match endpoint {
+                    "send_knock" => (200, json!({ "knock_room_state": shown })),
+                    "send_leave" => (200, json!({})),
+                    _ => (
+                        200,
+                        json!({
+                            "origin": self.name, "event": json_of(&event), "state": state, "auth_chain": auth_chain,
+                            "members_omitted": false, "servers_in_room": [self.name],
+                        }),
+                    ),
+                }
+            }
+            _ => not_here(),
+        }
+    }
+
+    /// Events of a transaction go to the ends of their rooms, if the rooms are here.
+    fn take_in(&self, transaction: &Value) {
+        let mut rooms = self.rooms();
+        for pdu in transaction["pdus"].as_array().into_iter().flatten() {
+            if let Some(room) = pdu["room_id"].as_str().and_then(|room_id| rooms.get_mut(room_id)) {
+                room.receive(serde_json::from_value(pdu.clone()).unwrap()).unwrap();
+            }
+        }
+    }
+
+    fn key_document(&self) -> Value {
         let key = self.identity.key();
         let document = json!({
             "server_name": self.name,
@@ -283,6 +554,42 @@ impl Inner {
         });
         let mut document: CanonicalJsonObject = serde_json::from_value(document).unwrap();
         self.identity.sign_json(&mut document).unwrap();
-        serde_json::to_string(&document).unwrap()
+        serde_json::to_value(&document).unwrap()
     }
+}
+
+struct Request {
+    /// Path and query.
+    target: String,
+    body: Vec<u8>,
+}
+
+/// `None` when the connection ends.
+fn read_request(stream: &mut BufReader<StreamOwned<ServerConnection, TcpStream>>) -> Option<Request> {
+    let mut line = String::new();
+    if stream.read_line(&mut line).unwrap_or(0) == 0 {
+        return None;
+    }
+    let target = line.split(' ').nth(1)?.to_owned();
+    let mut length = 0;
+    loop {
+        line.clear();
+        if stream.read_line(&mut line).unwrap_or(0) == 0 {
+            return None;
+        }
+        if line == "\r\n" {
+            break;
+        }
+        let (name, value) = line.split_once(':')?;
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some(Request { target, body })
+}
+
+fn not_here() -> (u16, Value) {
+    (404, json!({ "errcode": "M_NOT_FOUND", "error": "not here" }))
 }

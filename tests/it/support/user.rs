@@ -110,6 +110,13 @@ impl User {
         self.try_post(&format!("/knock/{}", encoded(room_id)), json!({ "reason": reason }))
     }
 
+    /// The same through servers that are said to be in the room.
+    #[track_caller]
+    pub fn try_knock_via(&self, room_id: &str, via: &[&str], reason: &str) -> Answer {
+        let via: Vec<String> = via.iter().map(|server| format!("via={}", encoded(server))).collect();
+        self.try_post(&format!("/knock/{}?{}", encoded(room_id), via.join("&")), json!({ "reason": reason }))
+    }
+
     /// Sends a text; its event id.
     #[track_caller]
     pub fn say(&self, room_id: &str, transaction: &str, text: &str) -> String {

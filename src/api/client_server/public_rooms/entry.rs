@@ -19,19 +19,22 @@ use vestibule_storage::{
 
 /// One room of the directory.
 ///
-/// ruma's type leaves `join_rule` out when it is `public`, since readers take that for granted; ours always says it, so that
+/// What other servers send is read into it too. ruma's type leaves `join_rule` out when it is `public`, since readers take that for granted; ours always says it, so that
 /// nobody has to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Entry {
     /// The room.
     pub room_id: OwnedRoomId,
     /// Users joined.
     pub num_joined_members: u64,
     /// How to get in.
+    #[serde(default = "public")]
     pub join_rule: JoinRuleKind,
     /// Anybody may read it.
+    #[serde(default)]
     pub world_readable: bool,
     /// Guests may join.
+    #[serde(default)]
     pub guest_can_join: bool,
     /// Its main alias.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +51,11 @@ pub struct Entry {
     /// Its kind, such as `m.space`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub room_type: Option<RoomType>,
+}
+
+/// What an absent join rule means in a directory.
+fn public() -> JoinRuleKind {
+    JoinRuleKind::Public
 }
 
 impl Entry {

@@ -280,3 +280,33 @@ async fn bodies_and_headers_are_complete() {
     let answer = MatrixError::missing_token().error_response();
     assert_eq!(answer.headers().get(header::CONTENT_TYPE).unwrap(), "application/json");
 }
+
+#[test]
+fn what_other_servers_answered() {
+    let forbidden = || PerformError::Refused { status: 403, errcode: ErrorCode::Forbidden };
+    check(vec![
+        (PerformError::NoServers, 404, "M_NOT_FOUND", "SPEC 2.12"),
+        (PerformError::NotFound, 404, "M_NOT_FOUND", "DESIGN 5"),
+        (forbidden(), 403, "M_FORBIDDEN", "DESIGN 5"),
+        (
+            PerformError::Refused { status: 400, errcode: ErrorCode::UnableToAuthorizeJoin },
+            400,
+            "M_UNABLE_TO_AUTHORISE_JOIN",
+            "STYLE 17",
+        ),
+        (PerformError::VersionNotKnown { room_version: None }, 400, "M_INCOMPATIBLE_ROOM_VERSION", "DESIGN 5"),
+        (
+            PerformError::VersionNotKnown { room_version: Some(RoomVersionId::V1) },
+            400,
+            "M_INCOMPATIBLE_ROOM_VERSION",
+            "DESIGN 5",
+        ),
+        (PerformError::OverRate { retry_after: None }, 429, "M_LIMIT_EXCEEDED", "DESIGN 5"),
+        (PerformError::AllFailed { asked: 3 }, 502, "M_UNKNOWN", "DESIGN 5"),
+        (PerformError::TimedOut, 502, "M_UNKNOWN", "DESIGN 5"),
+    ]);
+    let years = PerformError::OverRate { retry_after: Some(Duration::from_hours(100_000)) };
+    assert_eq!(MatrixError::from(years).retry_after, Some(Duration::from_hours(1)));
+    let known = MatrixError::from(PerformError::VersionNotKnown { room_version: Some(RoomVersionId::V1) });
+    assert_eq!(known.extra.get("room_version"), Some(&"1".into()));
+}
