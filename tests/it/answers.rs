@@ -31,7 +31,9 @@ fn cast() -> Cast {
 /// The member event of a user that a transaction brought.
 fn brought(peer: &FakePeer, user_id: &str, membership: &str) -> Option<Value> {
     peer.received().into_iter().find(|event| {
-        event["type"] == "m.room.member" && event["state_key"] == user_id && event["content"]["membership"] == membership
+        event["type"] == "m.room.member"
+            && event["state_key"] == user_id
+            && event["content"]["membership"] == membership
     })
 }
 
@@ -48,9 +50,7 @@ fn an_invite_reaches_the_server_of_the_one_who_knocked() {
     peer.join(&server, &room_id, &ann).ok();
     assert_eq!(owner.membership(&room_id, &ann).as_deref(), Some("join"));
     owner.say(&room_id, "1", "welcome");
-    until("the message comes", || {
-        peer.received().into_iter().find(|event| event["content"]["body"] == "welcome")
-    });
+    until("the message comes", || peer.received().into_iter().find(|event| event["content"]["body"] == "welcome"));
 }
 
 #[test]
@@ -87,9 +87,7 @@ fn an_invite_that_is_not_wanted_is_taken_back() {
     peer.refuse("invite", 403, "M_FORBIDDEN");
     let bea = peer.user("bea");
     owner.about(&room_id, "invite", &bea);
-    until("the invite is taken back", || {
-        (owner.membership(&room_id, &bea).as_deref() == Some("leave")).then_some(())
-    });
+    until("the invite is taken back", || (owner.membership(&room_id, &bea).as_deref() == Some("leave")).then_some(()));
 }
 
 #[test]

@@ -16,6 +16,8 @@ mod directory;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]
+mod elsewhere;
+#[cfg(test)]
 mod knocks;
 #[cfg(test)]
 mod listeners;

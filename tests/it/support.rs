@@ -12,7 +12,7 @@ mod wait;
 pub use self::{
     authority::client_config,
     http::{Answer, Http, encoded},
-    peer::{FakePeer, Seen, SignedEvent, Template, now_ms, path_of, send_knock_target},
+    peer::{FakePeer, SignedEvent, Template, now_ms, path_of, send_knock_target},
     server::{PASSWORD, TestServer, send_signal},
     user::User,
     wait::until,

@@ -9,6 +9,7 @@ use ruma::{
 use vestibule_actors::MembershipChange;
 
 use super::{
+    elsewhere,
     member_content::reason_content,
     paths::each,
     room_address::{RoomAddress, lives_here},
@@ -61,7 +62,7 @@ async fn join(
     address: ClientAddress,
 ) -> Result<(), MatrixError> {
     if !lives_here(app, &room.room_id).await? {
-        return Err(MatrixError::room_not_here());
+        return elsewhere::join(app, user_id, room, content).await;
     }
     let (room_id, change) = (&*room.room_id, MembershipChange::Join);
     let wanted = WantedChange { sender: user_id.clone(), room_id, target: user_id, change, content, address };

@@ -8,6 +8,7 @@ use ruma::api::client::knock::knock_room;
 use vestibule_actors::MembershipChange;
 
 use super::{
+    elsewhere::{self, Asked},
     member_content::reason_content,
     paths::each,
     room_address::{RoomAddress, lives_here},
@@ -39,8 +40,10 @@ async fn knock(
     }
     let room = RoomAddress::resolve(&app, address, &request.room_id_or_alias, request.via).await?;
     let content = reason_content(request.reason);
-    if !lives_here(&app, &room.room_id).await? {
-        return Err(MatrixError::room_not_here());
+    if !lives_here(&app, &room.room_id).await?
+        && elsewhere::knock(&app, caller.user_id.clone(), &room, content.clone()).await? == Asked::Elsewhere
+    {
+        return answer(knock_room::v3::Response::new(room.room_id));
     }
     let wanted = WantedChange {
         sender: caller.user_id.clone(),

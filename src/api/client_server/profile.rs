@@ -33,11 +33,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
     }
 }
 
-async fn whole(
-    path: PathArguments,
-    address: ClientAddress,
-    app: web::Data<App>,
-) -> Result<HttpResponse, MatrixError> {
+async fn whole(path: PathArguments, address: ClientAddress, app: web::Data<App>) -> Result<HttpResponse, MatrixError> {
     let user_id: &UserId = path.parse(0, "user id")?;
     if !app.is_ours(user_id.server_name()) {
         return Ok(HttpResponse::Ok().json(elsewhere(&app, address, user_id, None).await?));

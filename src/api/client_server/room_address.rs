@@ -110,11 +110,7 @@ pub struct FoundAlias {
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND` for an alias that nobody made; 429 when too much is looked up from `address`; what the other server says.
-pub async fn resolve_alias(
-    app: &App,
-    address: ClientAddress,
-    alias: &RoomAliasId,
-) -> Result<FoundAlias, MatrixError> {
+pub async fn resolve_alias(app: &App, address: ClientAddress, alias: &RoomAliasId) -> Result<FoundAlias, MatrixError> {
     if app.is_ours(alias.server_name()) {
         let found = app.stores.accounts.alias(alias).await?;
         let found = found.ok_or_else(|| MatrixError::not_found("unknown alias"))?;

@@ -15,8 +15,8 @@ use vestibule_protocol::{
     canonical_json::JsonRefusal,
     clock::UnixMillis,
     membership::{
-        CreateRefusal, HandshakeRefusal, InviteRefusal, JoinRefusal, KnockRefusal, LeaveRefusal, MembershipRefusal,
-        ReadRefusal, SendRefusal,
+        CreateRefusal, HandshakeRefusal, ImportRefusal, InviteRefusal, JoinRefusal, KnockElsewhereRefusal,
+        KnockRefusal, LeaveRefusal, MembershipRefusal, ReadRefusal, SendRefusal,
     },
 };
 use vestibule_storage::{
@@ -335,6 +335,20 @@ impl From<PerformError> for MatrixError {
             }
             PerformError::AllFailed { .. } => Self::bad_gateway("no other server gave a usable answer"),
             PerformError::TimedOut => Self::bad_gateway("no other server answered in time"),
+            PerformError::NotBegun(KnockElsewhereRefusal::AlreadyInvited) => {
+                Self::forbidden("this user is invited already")
+            }
+            // It happens when two users of ours do this at once; the next attempt finds the room here.
+            PerformError::NotBegun(KnockElsewhereRefusal::LivedIn)
+            | PerformError::NotImported(ImportRefusal::LivedIn) => Self::limit_exceeded(OVERLOAD_PAUSE),
+            PerformError::NotImported(
+                ImportRefusal::NoCreateEvent | ImportRefusal::JoinNotAuthorized { .. } | ImportRefusal::OtherRoom,
+            ) => Self::bad_gateway("the other server's answer does not let this user in"),
+            PerformError::TooLarge => Self::too_large("the event is too large"),
+            PerformError::BadContent { what } => Self::bad_json(what),
+            PerformError::Overloaded => Self::limit_exceeded(OVERLOAD_PAUSE),
+            PerformError::Storage(error) => error.into(),
+            PerformError::Failed => Self::internal(),
         }
     }
 }

@@ -51,7 +51,8 @@ impl HostedRoom {
         };
         let create = draft(owner, "m.room.create", Some(""), &content).build(&place, &version, identity).unwrap();
         let room_id = create.room_id().to_owned();
-        let mut room = Self { room_id, owner: owner.to_owned(), version, events: Vec::new(), state: StateMap::default() };
+        let mut room =
+            Self { room_id, owner: owner.to_owned(), version, events: Vec::new(), state: StateMap::default() };
         room.take(create);
         let users = if room.version.creators_are_privileged() { json!({}) } else { json!({ owner: 100 }) };
         room.append(identity, owner, "m.room.member", Some(owner), &json!({ "membership": "join" }));

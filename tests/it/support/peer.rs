@@ -448,7 +448,8 @@ impl Inner {
         }
         let parts: Vec<String> = path.trim_start_matches("/_matrix/federation/").split('/').map(decoded).collect();
         // `v1/query/directory` is known by its last word, all others by the one after the version.
-        let parts = if parts.get(1).is_some_and(|word| word == "query") { &parts[2..] } else { &parts[1.min(parts.len())..] };
+        let parts =
+            if parts.get(1).is_some_and(|word| word == "query") { &parts[2..] } else { &parts[1.min(parts.len())..] };
         let Some((endpoint, arguments)) = parts.split_first() else { return not_here() };
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let seen = Seen { endpoint: endpoint.clone(), target: request.target.clone(), body: body.clone() };

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn one_odd_room_hides_no_other() {
-        let room = json!({ "room_id": "!a:x", "num_joined_members": 3, "world_readable": false, "guest_can_join": true });
+        let room =
+            json!({ "room_id": "!a:x", "num_joined_members": 3, "world_readable": false, "guest_can_join": true });
         let page = json!({
             "chunk": [room, null, 5, {}, { "room_id": "odd", "num_joined_members": 1 }, { "room_id": "!b:x" },
                 { "room_id": "!c:x", "num_joined_members": 1, "name": 5 },
@@ -88,7 +89,9 @@ mod tests {
 
     #[test]
     fn what_is_no_page_is_a_fault_of_the_other_server() {
-        for answer in [json!(null), json!([]), json!({}), json!({ "chunk": {} }), json!({ "chunk": [], "next_batch": 5 })] {
+        for answer in
+            [json!(null), json!([]), json!({}), json!({ "chunk": {} }), json!({ "chunk": [], "next_batch": 5 })]
+        {
             assert_eq!(read(answer.clone()).unwrap_err().status, 502, "{answer}");
         }
     }

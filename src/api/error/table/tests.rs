@@ -304,6 +304,22 @@ fn what_other_servers_answered() {
         (PerformError::OverRate { retry_after: None }, 429, "M_LIMIT_EXCEEDED", "DESIGN 5"),
         (PerformError::AllFailed { asked: 3 }, 502, "M_UNKNOWN", "DESIGN 5"),
         (PerformError::TimedOut, 502, "M_UNKNOWN", "DESIGN 5"),
+        (PerformError::NotBegun(KnockElsewhereRefusal::AlreadyInvited), 403, "M_FORBIDDEN", "SPEC 2.4"),
+        (PerformError::NotBegun(KnockElsewhereRefusal::LivedIn), 429, "M_LIMIT_EXCEEDED", "a race of two users"),
+        (PerformError::NotImported(ImportRefusal::LivedIn), 429, "M_LIMIT_EXCEEDED", "a race of two users"),
+        (PerformError::NotImported(ImportRefusal::NoCreateEvent), 502, "M_UNKNOWN", "STYLE 17"),
+        (
+            PerformError::NotImported(ImportRefusal::JoinNotAuthorized { reason: reason() }),
+            502,
+            "M_UNKNOWN",
+            "STYLE 17",
+        ),
+        (PerformError::NotImported(ImportRefusal::OtherRoom), 502, "M_UNKNOWN", "STYLE 17"),
+        (PerformError::TooLarge, 413, "M_TOO_LARGE", "SECURITY V52"),
+        (PerformError::BadContent { what: "x".to_owned() }, 400, "M_BAD_JSON", "SPEC 2.12"),
+        (PerformError::Overloaded, 429, "M_LIMIT_EXCEEDED", "SECURITY T23"),
+        (PerformError::Storage(CommitError::Storage(StorageError::DiskFull)), 503, "M_UNKNOWN", "SECURITY G16"),
+        (PerformError::Failed, 500, "M_UNKNOWN", "STYLE 14"),
     ]);
     let years = PerformError::OverRate { retry_after: Some(Duration::from_hours(100_000)) };
     assert_eq!(MatrixError::from(years).retry_after, Some(Duration::from_hours(1)));
