@@ -18,6 +18,8 @@ mod durability;
 #[cfg(test)]
 mod elsewhere;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod knocks;
 #[cfg(test)]
 mod listeners;

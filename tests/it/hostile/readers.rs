@@ -1,0 +1,133 @@
+//! What servers read that have no business in a room, and ACLs, which say so by name.
+//! May not: be content with one endpoint; each that an ACL or membership protects is asked.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::ground::{Ground, enter};
+use crate::support::{Answer, FakePeer, encoded, path_of};
+
+/// Well above what a sound matcher needs, far below what one takes that tries every way of matching.
+const JUDGED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Every read of a room that other servers have: method, target, body.
+fn reads(room_id: &str, event_id: &str) -> Vec<(&'static str, String, Option<Value>)> {
+    let (room, event) = (encoded(room_id), encoded(event_id));
+    let v1 = |rest: String| format!("/_matrix/federation/v1/{rest}");
+    let missing = json!({ "earliest_events": [], "latest_events": [event_id], "limit": 10 });
+    vec![
+        ("GET", v1(format!("state/{room}?event_id={event}")), None),
+        ("GET", v1(format!("state_ids/{room}?event_id={event}")), None),
+        ("GET", v1(format!("backfill/{room}?v={event}&limit=10")), None),
+        ("GET", v1(format!("event_auth/{room}/{event}")), None),
+        ("POST", v1(format!("get_missing_events/{room}")), Some(missing)),
+    ]
+}
+
+#[track_caller]
+fn ask(peer: &FakePeer, ground: &Ground, request: &(&'static str, String, Option<Value>)) -> Answer {
+    let (method, target, body) = request;
+    let body = body.as_ref().map(|body| serde_json::from_value(body.clone()).unwrap());
+    peer.ask(&ground.server, method, target, body.as_ref())
+}
+
+#[test]
+fn continuwuity_0ea0d09b9_a_pending_knock_opens_no_reads() {
+    let stranger = FakePeer::new("stranger.test");
+    let ground = Ground::with(&[&stranger]);
+    let room_id = ground.owner.knockable_room("11");
+    let said = ground.owner.say(&room_id, "1", "among ourselves");
+    let ann = ground.peer.user("ann");
+    let knock = ground.peer.knock(&ground.server, &room_id, &ann, "otters").event_id;
+    let event = |event_id: &str| ("GET", format!("/_matrix/federation/v1/event/{}", encoded(event_id)), None);
+    for peer in [&ground.peer, &stranger] {
+        for event_id in [&said, &knock] {
+            for request in reads(&room_id, event_id) {
+                ask(peer, &ground, &request).refused(403, "M_FORBIDDEN");
+            }
+        }
+        let answer = ask(peer, &ground, &event(&said));
+        assert!([403, 404].contains(&answer.status), "{}", answer.text());
+        assert!(!answer.text().contains("among ourselves"));
+    }
+    // An invite is no membership either; who has joined reads.
+    ground.owner.about(&room_id, "invite", &ann);
+    for request in reads(&room_id, &said) {
+        ask(&ground.peer, &ground, &request).refused(403, "M_FORBIDDEN");
+    }
+    enter(&ground, &room_id, &ann);
+    for request in reads(&room_id, &said) {
+        assert_eq!(ask(&ground.peer, &ground, &request).status, 200, "{}", request.1);
+    }
+}
+
+#[test]
+fn msc4436_acls_go_by_names_in_any_case_on_every_endpoint_that_they_protect() {
+    let spellings = ["evil.test", "EVIL.test", "eViL.TesT"].map(FakePeer::new);
+    let ground = Ground::with(&[&spellings[0], &spellings[1], &spellings[2]]);
+    for denied in ["evil.test", "Evil.Test", "e?il.*"] {
+        let acl = json!({ "allow": ["*"], "deny": [denied], "allow_ip_literals": true });
+        let acl = json!({ "type": "m.room.server_acl", "state_key": "", "content": acl });
+        let room_id = ground.owner.room_with_rule("11", json!({ "join_rule": "knock" }), &[acl]);
+        let said = ground.owner.say(&room_id, "1", "among ourselves");
+        for peer in &spellings {
+            let ann = peer.user("ann");
+            let path = |endpoint: &str| path_of(endpoint, &room_id, &ann);
+            let sent = |endpoint: &str| path_of(endpoint, &room_id, &said);
+            let mut requests = reads(&room_id, &said);
+            requests.extend([
+                ("GET", format!("{}?ver=11", path("v1/make_knock")), None),
+                ("GET", format!("{}?ver=11", path("v1/make_join")), None),
+                ("GET", path("v1/make_leave"), None),
+                ("PUT", sent("v1/send_knock"), Some(json!({}))),
+                ("PUT", sent("v1/send_join"), Some(json!({}))),
+                ("PUT", sent("v2/send_join"), Some(json!({}))),
+                ("PUT", sent("v1/send_leave"), Some(json!({}))),
+                ("PUT", sent("v2/send_leave"), Some(json!({}))),
+                ("PUT", sent("v2/invite"), Some(json!({ "room_version": "11", "event": {}, "invite_room_state": [] }))),
+            ]);
+            for request in requests {
+                let answer = ask(peer, &ground, &request);
+                assert_eq!(answer.status, 403, "{denied} {} {}: {}", peer.name(), request.1, answer.text());
+                answer.refused(403, "M_FORBIDDEN");
+            }
+        }
+        ground.peer.make_knock(&ground.server, &room_id, &ground.peer.user("ann")).ok();
+    }
+}
+
+#[test]
+fn cve_2023_45129_a_hostile_acl_costs_no_time() {
+    let long = format!("{}.test", vec!["a".repeat(60); 3].join("."));
+    let patient = FakePeer::new(&long);
+    let ground = Ground::with(&[&patient]);
+    let glob = format!("{}b", "*a".repeat(100));
+    let many: Vec<String> = (0..250).map(|number| format!("{glob}{number}")).collect();
+    let few_and_long = vec![format!("{}b", "*a".repeat(10_000)), format!("{}b", "*?".repeat(10_000))];
+    let odd = json!([1, null, {}, [], "*a*a*b", "\u{0}", "", "x".repeat(20_000)]);
+    for (content, is_open) in [
+        (json!({ "allow": ["*"], "deny": many }), true),
+        (json!({ "allow": ["*"], "deny": few_and_long }), true),
+        (json!({ "allow": ["*"], "deny": odd }), true),
+        (json!({ "allow": "*", "deny": "*" }), false),
+        (json!({ "allow": { "*": true } }), false),
+        (json!({}), false),
+    ] {
+        let room_id = ground.owner.room_with_rule("11", json!({ "join_rule": "knock" }), &[]);
+        let path = format!("/rooms/{}/state/m.room.server_acl", encoded(&room_id));
+        let answer = ground.owner.try_put(&path, content);
+        // Some of it our own client may not even say.
+        if answer.status != 200 {
+            assert_eq!(answer.status, 400, "{}", answer.text());
+            continue;
+        }
+        for peer in [&patient, &ground.peer] {
+            let begun = Instant::now();
+            let made = peer.make_knock(&ground.server, &room_id, &peer.user("ann"));
+            assert!(begun.elapsed() < JUDGED_WITHIN, "{:?}", begun.elapsed());
+            assert_eq!(made.status, if is_open { 200 } else { 403 }, "{}", made.text());
+        }
+    }
+    ground.still_serves();
+}
