@@ -5,3 +5,4 @@ mod ground;
 mod handshakes;
 mod readers;
 mod rules;
+mod transactions;

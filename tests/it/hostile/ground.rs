@@ -1,11 +1,15 @@
 //! The ground of the hostile scenarios: a server with an owner, a peer that plays foul, and what must hold after whatever it does.
 //! May not: forgive a 5xx, or take an answer for proof that nothing was changed.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
+use ruma::CanonicalJsonObject;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, FakePeer, SignedEvent, Template, TestServer, User, encoded, path_of};
+use crate::support::{Answer, FakePeer, SignedEvent, Template, TestServer, User, encoded, now_ms, path_of};
 
 /// What our server is called in signatures.
 const US: &str = "vestibule.test";
@@ -64,6 +68,25 @@ impl Ground {
     }
 }
 
+/// What comes next in a room from a user of a peer who has joined it: a message, until it is changed.
+#[track_caller]
+pub fn next_event(ground: &Ground, peer: &FakePeer, room_id: &str, user_id: &str) -> Template {
+    // A leave of that user is authorized by the same events as whatever else the user sends.
+    let mut template = Handshake::Leave.template_for(ground, peer, room_id, user_id);
+    template.event.as_object_mut().unwrap().remove("state_key");
+    template.with("type", json!("m.room.message")).with("content", json!({ "msgtype": "m.text", "body": "hello" }))
+}
+
+/// Delivers events by a transaction of `peer`; what is said of each.
+#[track_caller]
+pub fn deliver(ground: &Ground, peer: &FakePeer, events: &[&SignedEvent]) -> Value {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let target = format!("/_matrix/federation/v1/send/{}", NUMBER.fetch_add(1, Ordering::SeqCst));
+    let pdus: Vec<&CanonicalJsonObject> = events.iter().map(|event| &event.event).collect();
+    let body = json!({ "origin": peer.name(), "origin_server_ts": now_ms(), "pdus": pdus });
+    peer.ask(&ground.server, "PUT", &target, Some(&serde_json::from_value(body).unwrap())).ok()["pdus"].take()
+}
+
 /// A membership handshake in which we are the resident server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
@@ -105,7 +128,13 @@ impl Handshake {
 
     #[track_caller]
     pub fn template(self, ground: &Ground, room_id: &str, user_id: &str) -> Template {
-        Template::of(ground.peer.ask(&ground.server, "GET", &self.make_target(room_id, user_id), None).ok())
+        self.template_for(ground, &ground.peer, room_id, user_id)
+    }
+
+    /// The template that another peer gets.
+    #[track_caller]
+    pub fn template_for(self, ground: &Ground, peer: &FakePeer, room_id: &str, user_id: &str) -> Template {
+        Template::of(peer.ask(&ground.server, "GET", &self.make_target(room_id, user_id), None).ok())
     }
 
     #[track_caller]
@@ -115,11 +144,12 @@ impl Handshake {
     }
 }
 
-/// Lets a user of the peer into a room that is open to it.
+/// Lets a user of a peer into a room that is open to it.
 #[track_caller]
-pub fn enter(ground: &Ground, room_id: &str, user_id: &str) {
-    let join = ground.peer.sign(Handshake::Join.template(ground, room_id, user_id));
-    Handshake::Join.send(ground, room_id, &join).ok();
+pub fn enter(ground: &Ground, peer: &FakePeer, room_id: &str, user_id: &str) {
+    let join = peer.sign(Handshake::Join.template_for(ground, peer, room_id, user_id));
+    let target = Handshake::Join.send_target(room_id, &join.event_id);
+    peer.ask(&ground.server, "PUT", &target, Some(&join.event)).ok();
 }
 
 /// A 400 or 403 with a Matrix error that bears nothing signed by us.

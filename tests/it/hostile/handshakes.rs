@@ -109,7 +109,7 @@ fn continuwuity_688cd8f46_neither_templates_nor_events_of_others_bear_our_signat
         // As the room keeps it, read by a server that is in the room.
         if handshake == Handshake::Knock {
             ground.owner.set_state(&room_id, "m.room.join_rules", "", json!({ "join_rule": "public" }));
-            enter(&ground, &room_id, &ground.peer.user("bea"));
+            enter(&ground, &ground.peer, &room_id, &ground.peer.user("bea"));
         }
         let target = format!("/_matrix/federation/v1/event/{}", encoded(&event.event_id));
         let kept = ground.peer.ask(&ground.server, "GET", &target, None).ok();
