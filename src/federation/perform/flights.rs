@@ -1,4 +1,4 @@
-//! Flows under way: one for each user and room, on a task of its own, shared by everybody who wants the same.
+//! Flows under way: one of each kind for each user and room, on a task of its own, shared by everybody who wants the same.
 //! May not: end a flow because nobody waits for it any more; another server may have accepted what it sent.
 
 use std::{
@@ -14,8 +14,16 @@ use ruma::{OwnedRoomId, OwnedUserId};
 
 use super::PerformError;
 
-/// Whose flow, and on which room.
-pub(super) type FlightKey = (OwnedUserId, OwnedRoomId);
+/// What a flow is for. A join does not wait for a knock that is under way: the invite that the join accepts may have come
+/// before the answer to the knock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Flow {
+    Knock,
+    Join,
+}
+
+/// Whose flow, on which room, what for.
+pub(super) type FlightKey = (OwnedUserId, OwnedRoomId, Flow);
 
 type Flight = Shared<BoxFuture<'static, Result<(), PerformError>>>;
 
@@ -94,5 +102,34 @@ struct Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         self.flights.lock().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn key(flow: Flow) -> FlightKey {
+        ("@ann:hs1".try_into().unwrap(), "!r:hs2".try_into().unwrap(), flow)
+    }
+
+    #[actix_rt::test]
+    async fn who_wants_the_same_shares_it_and_a_join_is_no_knock() {
+        let flights = Flights::default();
+        let (answer, answered) = oneshot::channel::<()>();
+        let knock = flights.run(key(Flow::Knock), async move { answered.await.map_err(|_| PerformError::Failed) });
+        let again = async {
+            // The first knock is under way by now: the flows below are polled in their order.
+            let joined = flights.run(key(Flow::Join), async { Err(PerformError::NotFound) }).await;
+            assert_eq!(joined, Err(PerformError::NotFound));
+            let knocked = flights.run(key(Flow::Knock), async { Err(PerformError::NotFound) });
+            answer.send(()).unwrap();
+            knocked.await
+        };
+        assert_eq!(join(knock, again).await, (Ok(()), Ok(())));
+        assert!(flights.lock().is_empty());
     }
 }

@@ -30,6 +30,7 @@ use vestibule_storage::room::OutOfBand;
 use super::{
     Federation, PerformError,
     candidates::{CANDIDATES_DEADLINE, Refusals, Wanted},
+    flights::Flow,
 };
 use crate::{
     client::{Limits, RemoteError},
@@ -102,7 +103,7 @@ impl Federation {
     /// # Errors
     /// [`PerformError`]: the most telling of the answers.
     pub async fn join(&self, wanted: JoinElsewhere) -> Result<(), PerformError> {
-        let key = (wanted.user_id.clone(), wanted.room_id.clone());
+        let key = (wanted.user_id.clone(), wanted.room_id.clone(), Flow::Join);
         let flow = self.clone();
         self.under_way.flights.run(key, async move { flow.perform_join(wanted).await }).await
     }

@@ -24,6 +24,7 @@ use vestibule_storage::{
 use super::{
     Federation, PerformError,
     candidates::{CANDIDATES_DEADLINE, CANDIDATES_MAX, Refusals, Wanted},
+    flights::Flow,
 };
 use crate::{
     client::{Limits, RemoteError, Reply, SEND_KNOCK_REPLY_BYTES_MAX},
@@ -73,7 +74,7 @@ impl Federation {
     /// # Errors
     /// [`PerformError`]: the most telling of the answers.
     pub async fn knock(&self, wanted: KnockElsewhere) -> Result<(), PerformError> {
-        let key = (wanted.user_id.clone(), wanted.room_id.clone());
+        let key = (wanted.user_id.clone(), wanted.room_id.clone(), Flow::Knock);
         let flow = self.clone();
         self.under_way.flights.run(key, async move { flow.perform_knock(wanted).await }).await
     }
@@ -268,7 +269,7 @@ impl Federation {
 
     /// Sends a knock again that may have been taken, on a task of its own: now, or after a pause when it failed before.
     fn send_again(&self, user_id: OwnedUserId, room_id: OwnedRoomId, attempt: u32) {
-        let key = (user_id.clone(), room_id.clone());
+        let key = (user_id.clone(), room_id.clone(), Flow::Knock);
         let Some(waiting) = self.under_way.repeats.begin(key.clone()) else {
             return;
         };
