@@ -11,6 +11,7 @@ mod directory;
 mod elsewhere;
 mod event_filter;
 mod filter;
+mod history;
 mod join;
 mod json_body;
 mod knock;

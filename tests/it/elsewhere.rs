@@ -363,3 +363,127 @@ fn profiles_and_directories_of_other_servers_are_asked_there() {
     let asked = peer.seen("publicRooms").pop().unwrap();
     assert_eq!((&asked.body["filter"], &asked.body["since"]), (&filter, &json!("further")));
 }
+
+#[test]
+fn the_past_of_a_room_is_read_back_to_its_beginning() {
+    let Cast { peer, mut server, anna, .. } = cast();
+    let room_id = peer.host("owner", "11", json!({ "join_rule": "public" }));
+    for number in 0..120 {
+        let content = json!({ "msgtype": "m.text", "body": format!("old {number}") });
+        peer.append(&room_id, "m.room.message", None, &content);
+    }
+    let renamed = peer.append(&room_id, "m.room.name", Some(""), &json!({ "name": "Sett" }));
+    peer.name_room("#sett:peer.test", &room_id);
+    let since = anna.now();
+    assert_eq!(anna.post(&format!("/join/{}", encoded("#sett:peer.test")), json!({}))["room_id"], json!(room_id));
+    let joined = until_told(&anna, &since, "join", &room_id);
+    let mut path = format!("/rooms/{}/messages?dir=b&limit=40&from=", encoded(&room_id));
+    let base = path.clone();
+    path.push_str(joined["timeline"]["prev_batch"].as_str().unwrap());
+    let mut seen: Vec<Value> = Vec::new();
+    for _ in 0..20 {
+        let page = anna.get(&path);
+        seen.extend(page["chunk"].as_array().unwrap().iter().cloned());
+        match page["end"].as_str() {
+            Some(end) => path = format!("{base}{end}"),
+            None => break,
+        }
+    }
+    let bodies: Vec<&str> = seen.iter().filter_map(|event| event["content"]["body"].as_str()).collect();
+    let expected: Vec<String> = (0..120).rev().map(|number| format!("old {number}")).collect();
+    assert_eq!(bodies, expected);
+    assert_eq!((&seen[0]["content"], &seen[0]["unsigned"]["prev_content"]), (&renamed["content"], &json!(null)));
+    assert_eq!(seen.last().unwrap()["type"], "m.room.create");
+    let asked = peer.seen("backfill").len();
+    // It is kept: nobody is asked again.
+    server.kill();
+    server.restart();
+    let page = anna.get(&format!("/rooms/{}/messages?dir=b&limit=1000", encoded(&room_id)));
+    assert_eq!(page["chunk"].as_array().unwrap().last().unwrap()["type"], "m.room.create");
+    assert_eq!((page.get("end"), peer.seen("backfill").len()), (None, asked));
+}
+
+#[test]
+fn a_page_is_what_is_here_when_nobody_has_the_past() {
+    let Cast { peer, anna, server: _running, .. } = cast();
+    let room_id = peer.host("owner", "11", json!({ "join_rule": "public" }));
+    anna.post(&format!("/join/{}?via=peer.test", encoded(&room_id)), json!({}));
+    peer.refuse("backfill", 404, "M_NOT_FOUND");
+    let path = format!("/rooms/{}/messages?dir=b", encoded(&room_id));
+    let page = anna.get(&path);
+    assert_eq!(page["chunk"].as_array().unwrap().len(), 1, "{page}");
+    let end = page["end"].as_str().expect("another attempt may have more luck");
+    let nothing = anna.get(&format!("{path}&from={end}"));
+    assert_eq!((&nothing["chunk"], nothing.get("end")), (&json!([]), None));
+    peer.behave("backfill");
+    let past = anna.get(&format!("{path}&from={end}"));
+    assert_eq!(past["chunk"].as_array().unwrap().last().unwrap()["type"], "m.room.create");
+}
+
+#[test]
+fn an_accepted_knock_is_followed_by_a_join_if_so_configured() {
+    let peer = FakePeer::new("peer.test");
+    let server = TestServer::new().set("knock.auto_join_accepted", "true").knowing(&[&peer]).start();
+    let anna = server.register("anna");
+    let [knocked, invited] = [(); 2].map(|()| peer.host("owner", "12", json!({ "join_rule": "knock" })));
+    anna.try_knock_via(&knocked, &["peer.test"], "otters").ok();
+    for room_id in [&invited, &knocked] {
+        peer.invite(&server, room_id, &anna.user_id).ok();
+    }
+    until("anna is in", || (peer.membership(&knocked, &anna.user_id) == "join").then_some(()));
+    until("and knows", || (anna.get("/joined_rooms")["joined_rooms"] == json!([knocked])).then_some(()));
+    assert_eq!(peer.membership(&invited, &anna.user_id), "invite", "nobody knocked there");
+}
+
+#[test]
+fn a_room_that_all_of_ours_left_is_asked_for_at_its_servers_again() {
+    let Cast { peer, server, anna, .. } = cast();
+    let ben = server.register("ben");
+    let room_id = peer.host("owner", "11", json!({ "join_rule": "public" }));
+    anna.post(&format!("/join/{}?via=peer.test", encoded(&room_id)), json!({}));
+    // The room is here now: ben needs nobody's help, and the peer hears of it.
+    ben.join(&room_id);
+    assert_eq!(peer.seen("make_join").len(), 1);
+    until("the peer hears of ben", || (peer.membership(&room_id, &ben.user_id) == "join").then_some(()));
+    for user in [&anna, &ben] {
+        user.in_room(&room_id, "leave", json!({}));
+        until("the peer hears of leaving", || (peer.membership(&room_id, &user.user_id) == "leave").then_some(()));
+    }
+    peer.append(&room_id, "m.room.join_rules", Some(""), &json!({ "join_rule": "knock" }));
+    peer.append(&room_id, "m.room.name", Some(""), &json!({ "name": "Sett" }));
+    // The copy that is stored says that anybody may join; it is not asked, and neither is anybody told.
+    peer.refuse("make_join", 403, "M_FORBIDDEN");
+    anna.try_in_room(&room_id, "join", json!({})).refused(403, "M_FORBIDDEN");
+    peer.behave("make_join");
+    let since = anna.now();
+    anna.try_knock(&room_id, "again").ok();
+    let knocking = until_told(&anna, &since, "knock", &room_id);
+    let shown = knocking["knock_state"]["events"].as_array().unwrap();
+    assert!(shown.iter().any(|event| event["content"]["name"] == "Sett"), "{shown:?}");
+    peer.invite(&server, &room_id, &anna.user_id).ok();
+    until_told(&anna, &since, "invite", &room_id);
+    let since = anna.now();
+    anna.join(&room_id);
+    let joined = until_told(&anna, &since, "join", &room_id);
+    assert_eq!(anna.try_state(&room_id, "m.room.name", "").ok()["name"], "Sett", "{joined}");
+    assert_eq!(anna.try_state(&room_id, "m.room.join_rules", "").ok()["join_rule"], "knock");
+    assert_eq!(joined["timeline"]["limited"], true);
+}
+
+#[test]
+fn knocks_elsewhere_have_the_same_rates_as_knocks_here() {
+    let peer = FakePeer::new("peer.test");
+    let server = TestServer::new()
+        .set("rate_limit.enabled", "true")
+        .set("rate_limit.knocks_by_user", "{ per_second = 0.01, burst = 2 }")
+        .knowing(&[&peer])
+        .start();
+    let anna = server.register("anna");
+    let rooms = [(); 3].map(|()| peer.host("owner", "12", json!({ "join_rule": "knock" })));
+    for room_id in &rooms[..2] {
+        anna.try_knock_via(room_id, &["peer.test"], "otters").ok();
+    }
+    let refused = anna.try_knock_via(&rooms[2], &["peer.test"], "otters");
+    assert!(refused.refused(429, "M_LIMIT_EXCEEDED")["retry_after_ms"].as_u64().is_some());
+    assert_eq!(peer.seen("make_knock").len(), 2, "nobody was asked");
+}

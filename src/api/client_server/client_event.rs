@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use ruma::{DeviceId, EventId, OwnedEventId, RoomId, TransactionId, UserId, events::room::member::MembershipState};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use vestibule_protocol::{clock::UnixMillis, state::StateKey};
+use vestibule_protocol::{clock::UnixMillis, state::StateKey, stream::TimelineOrder};
 use vestibule_storage::{
     Read,
     error::StorageError,
@@ -93,8 +93,9 @@ async fn replaced_by(
     room_id: &RoomId,
     events: &[StoredEvent],
 ) -> Result<BTreeMap<OwnedEventId, StoredEvent>, StorageError> {
+    let with_state = events.iter().filter(|event| has_known_state(event));
     let state_events: Vec<(&StoredEvent, StateKey)> =
-        events.iter().filter_map(|event| event.event.state_entry().map(|key| (event, key))).collect();
+        with_state.filter_map(|event| event.event.state_entry().map(|key| (event, key))).collect();
     let Some(base) = state_events.iter().map(|(event, _)| event.state_before).min() else {
         return Ok(BTreeMap::new());
     };
@@ -124,6 +125,12 @@ async fn replaced_by(
     let ids: Vec<OwnedEventId> = pairs.iter().map(|(_, before)| before.clone()).collect();
     let found = by_id(rooms.events(room_id, &ids)).await?;
     Ok(pairs.into_iter().filter_map(|(event, before)| found.get(&before).map(|found| (event, found.clone()))).collect())
+}
+
+/// Whether the state before an event is stored. Of history that was fetched backward, which stands before the first place of
+/// live events, it is not.
+fn has_known_state(event: &StoredEvent) -> bool {
+    event.order.is_none_or(|order| order > TimelineOrder(0))
 }
 
 /// An event as the client-server API has it.

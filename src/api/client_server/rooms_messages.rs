@@ -16,6 +16,7 @@ use vestibule_storage::room::{Direction, StoredEvent};
 
 use super::{
     event_filter::{is_lazy, lets_room_through, lets_through, limit_of},
+    history::{PastPage, read_backward},
     paths::each,
     room_view::{RoomView, senders_without_member_event},
     timeline::{Page, Scan, before},
@@ -65,7 +66,7 @@ async fn messages(
     app: Data<App>,
     Ruma(request): Ruma<get_message_events::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
-    let view = RoomView::open(&app, &caller, &request.room_id).await?;
+    let mut view = RoomView::open(&app, &caller, &request.room_id).await?;
     let direction = match request.dir {
         PagingDirection::Backward => Direction::Backward,
         PagingDirection::Forward => Direction::Forward,
@@ -87,7 +88,17 @@ async fn messages(
         let limit = limit_of(Some(asked), MESSAGES_DEFAULT, MESSAGES_MAX).max(1);
         let filter = &request.filter;
         let room_id = &request.room_id;
-        Scan { room_id, sight: &view.sight, filter, direction, from, to, limit }.read(view.rooms).await?
+        let scan = Scan { room_id, sight: &view.sight, filter, direction, from, to, limit };
+        match direction {
+            Direction::Forward => scan.read(view.rooms).await?,
+            Direction::Backward => {
+                let PastPage { page, has_grown } = read_backward(&app, &caller, scan).await?;
+                if has_grown {
+                    view = RoomView::open(&app, &caller, &request.room_id).await?;
+                }
+                page
+            }
+        }
     } else {
         Page { events: Vec::new(), next: None }
     };

@@ -73,6 +73,11 @@ async fn invite(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<
     // After the invite itself is proven: only then are the keys of others worth a look.
     let stripped = shown(&app, entries, &version).await?;
     let answered = first.as_ref().map(|invite| invite.pdu().clone());
+    let target = first.as_ref().map(|invite| invite.target().to_owned());
+    let standing = match &target {
+        Some(target) => app.stores.rooms.out_of_band_of(target, &room_id).await?,
+        None => None,
+    };
     let attempt = || {
         // Held invites are asked again; the message before went with the first attempt.
         let invite = first.take().map_or_else(
@@ -90,6 +95,9 @@ async fn invite(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<
         }
     };
     app.limits.hold_until(&*app.clock, attempt, overload_pause).await?;
+    if let (Some(target), Some(knock)) = (target, standing) {
+        app.federation.knock_accepted(&room_id, &target, &knock);
+    }
     let event: Arc<Pdu> = answered.ok_or_else(MatrixError::internal)?;
     Ok(pdu_text::answer(pdu_text::object(&[("event", event.json())])))
 }

@@ -1,7 +1,10 @@
 //! A room that lives on another server: its events, its state, and the templates that the peer hands out for it.
 //! May not: judge anything. It takes what it is given, so that what Vestibule sends is seen as it was sent.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomVersionId, events::TimelineEventType};
 use serde_json::{Value, json, value::to_raw_value};
@@ -20,6 +23,8 @@ use vestibule_protocol::{
 
 use super::peer::now_ms;
 
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// One room of a peer.
 pub struct HostedRoom {
     pub room_id: OwnedRoomId,
@@ -34,14 +39,14 @@ impl HostedRoom {
     /// A room of `owner` called Burrow, with that join rule.
     pub fn new(identity: &Identity, owner: &str, version: &str, join_rule: &Value) -> Self {
         let version = RoomVersion::lookup(&RoomVersionId::try_from(version).unwrap()).unwrap();
-        let mut content = json!({ "room_version": version.id() });
+        // Rooms of the same moment are different rooms, also where the id is a hash.
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let mut content = json!({ "room_version": version.id(), "test.number": number });
         if version.create_names_creator() {
             content["creator"] = json!(owner);
         }
-        let room_id = (!version.room_id_is_create_hash()).then(|| {
-            let drawn = now_ms();
-            OwnedRoomId::try_from(format!("!burrow{drawn}:{}", identity.server_name())).unwrap()
-        });
+        let room_id = (!version.room_id_is_create_hash())
+            .then(|| OwnedRoomId::try_from(format!("!burrow{number}:{}", identity.server_name())).unwrap());
         let place = GraphPlace {
             room_id,
             prev_events: Vec::new(),
@@ -119,6 +124,12 @@ impl HostedRoom {
 
     pub fn event(&self, event_id: &str) -> Option<Value> {
         self.events.iter().find(|event| event.event_id() == event_id).map(|event| json_of(event))
+    }
+
+    /// An event and those before it, newest first.
+    pub fn back_from(&self, event_id: &str, limit: usize) -> Vec<Value> {
+        let back = self.events.iter().rev().skip_while(|event| event.event_id() != event_id);
+        back.take(limit).map(|event| json_of(event)).collect()
     }
 
     fn place(&self, draft: &EventDraft) -> GraphPlace {

@@ -495,6 +495,14 @@ impl Inner {
                 let Some(room) = rooms.get_mut(room_id) else { return not_here() };
                 self.in_hosted_room(room, endpoint, last, body)
             }
+            ("backfill", [room_id]) => {
+                let limit = parameter("limit").and_then(|limit| limit.parse().ok()).unwrap_or(10);
+                let from = parameter("v").unwrap_or_default();
+                let rooms = self.rooms();
+                let Some(room) = rooms.get(room_id) else { return not_here() };
+                let pdus = room.back_from(&from, limit);
+                (200, json!({ "origin": self.name, "origin_server_ts": now_ms(), "pdus": pdus }))
+            }
             ("event", [event_id]) => {
                 let found = self.rooms().values().find_map(|room| room.event(event_id));
                 let answer = |event| json!({ "origin": self.name, "origin_server_ts": now_ms(), "pdus": [event] });
