@@ -1,4 +1,5 @@
 mod joins;
 mod knocks;
+mod leaves;
 mod receiving;
 mod resident;

@@ -15,7 +15,8 @@ use ruma::{
 };
 use serde_json::{Value, json};
 use vestibule_actors::{
-    AdmitJoin, AdmitKnock, AskError, CpuPool, PrepareJoin, PrepareKnock, Rooms, RoomsOptions, SyncNotifier,
+    AdmitJoin, AdmitKnock, AdmitLeave, AskError, CpuPool, LeaveOutOfBand, PrepareJoin, PrepareKnock, PrepareLeave, Rooms,
+    RoomsOptions,
     testing::{ManualClock, RESIDENT, TestRoom, World, network, read, server},
 };
 use vestibule_protocol::{
@@ -31,10 +32,11 @@ use vestibule_protocol::{
 use vestibule_storage::{memory::MemoryStorage, room::OutOfBand};
 
 use crate::{
-    Federation, FederationParts, FederationSettings,
+    Federation, FederationParts, FederationSettings, OutboundQueue, Sender,
     client::{Client, RemoteError},
     discovery::Discovery,
     keyring::{KeySource, Keyring, KeyringSettings},
+    sender::{Backoff, SenderParts, SenderSettings},
     testing::{Answer, KeyDocument, Peers, ScriptedResolver, Sent, response},
 };
 
@@ -42,10 +44,9 @@ pub(super) const US: &str = "us.test";
 pub(super) const ANNA: &str = "@anna:us.test";
 pub(super) const OTHER: &str = "other.test";
 
-/// Every server's keys are those of the fixture, except of those that are gone.
+/// Every server's keys are those of the fixture.
 struct FixtureKeys {
     clock: Arc<dyn Clock>,
-    gone: Vec<OwnedServerName>,
 }
 
 impl KeySource for FixtureKeys {
@@ -54,12 +55,8 @@ impl KeySource for FixtureKeys {
         server: &'a ServerName,
         _: Duration,
     ) -> BoxFuture<'a, Result<CanonicalJsonObject, RemoteError>> {
-        let is_gone = self.gone.iter().any(|gone| gone == server);
         let valid_until = self.clock.now().plus(Duration::from_hours(48));
         Box::pin(async move {
-            if is_gone {
-                return Err(RemoteError::Timeout);
-            }
             let owner = identity(server);
             Ok(KeyDocument::of(server.as_str(), valid_until).verify_key(&owner).signed_by(&[&owner]))
         })
@@ -81,20 +78,24 @@ impl KeySource for FixtureKeys {
 pub(super) struct Us {
     pub(super) storage: MemoryStorage,
     pub(super) federation: Federation,
+    pub(super) sender: Sender,
+    rooms: Rooms,
     pub(super) peers: Arc<Peers>,
 }
 
 impl Us {
     pub(super) fn new(peers: Arc<Peers>, clock: Arc<ManualClock>) -> Self {
-        Self::on(MemoryStorage::new(), peers, clock, &[])
+        let queue = OutboundQueue::default();
+        Self::on(MemoryStorage::with_listener(Arc::new(queue.clone())), queue, peers, clock)
     }
 
     /// As a stop and a start leave us.
     pub(super) fn restarted(&self, peers: Arc<Peers>, clock: Arc<ManualClock>) -> Self {
-        Self::on(self.storage.restart(Arc::new(SyncNotifier::default())), peers, clock, &[])
+        let queue = OutboundQueue::default();
+        Self::on(self.storage.restart(Arc::new(queue.clone())), queue, peers, clock)
     }
 
-    pub(super) fn on(storage: MemoryStorage, peers: Arc<Peers>, clock: Arc<ManualClock>, gone: &[&str]) -> Self {
+    fn on(storage: MemoryStorage, queue: OutboundQueue, peers: Arc<Peers>, clock: Arc<ManualClock>) -> Self {
         let us = Arc::new(identity(&server(US)));
         let stores = storage.stores();
         let cpu = CpuPool::new(1);
@@ -119,7 +120,7 @@ impl Us {
         let resolver = ScriptedResolver::default().address(RESIDENT, "1.1.1.1").address(OTHER, "2.2.2.2");
         let discovery =
             Discovery::new(Arc::new(resolver), peers.clone(), BTreeMap::new(), clock.clone(), Arc::new(|| 0));
-        let keys = FixtureKeys { clock: clock.clone(), gone: gone.iter().map(|name| server(name)).collect() };
+        let keys = FixtureKeys { clock: clock.clone() };
         let keyring = Keyring::new(
             us.clone(),
             KeyringSettings::default(),
@@ -127,18 +128,39 @@ impl Us {
             stores.server_keys.clone(),
             clock.clone(),
         );
+        let client = Client::new(us.clone(), discovery, peers.clone());
+        let request_timeout = Duration::from_secs(20);
+        let backoff = Backoff { min: Duration::from_mins(10), max: Duration::from_hours(7 * 24) };
+        let sender = Sender::new(
+            queue,
+            SenderParts {
+                identity: us.clone(),
+                client: client.clone(),
+                stores: stores.clone(),
+                rooms: rooms.clone(),
+                clock: clock.clone(),
+                random: Arc::new(|| 0),
+                settings: SenderSettings { request_timeout, backoff },
+            },
+        );
         let federation = Federation::new(FederationParts {
-            identity: us.clone(),
-            client: Client::new(us, discovery, peers.clone()),
+            identity: us,
+            client,
             keyring,
-            rooms,
+            rooms: rooms.clone(),
             stores,
             clock,
             random: Arc::new(|| 0),
             cpu,
-            settings: FederationSettings { request_timeout: Duration::from_secs(20), auto_join_accepted: true },
+            settings: FederationSettings { request_timeout, auto_join_accepted: true },
         });
-        Self { storage, federation, peers }
+        Self { storage, federation, sender, rooms, peers }
+    }
+
+    /// Anna takes her knock back, or declines her invite.
+    pub(super) async fn leave(&self, room: &TestRoom) {
+        let message = LeaveOutOfBand { user_id: user(ANNA), content: reason("never mind") };
+        self.rooms.ask_out_of_band(&room.room_id, &room.version, message).await.unwrap();
     }
 
     pub(super) fn out_of_band(&self, room_id: &RoomId) -> Option<OutOfBand> {
@@ -202,6 +224,8 @@ impl Resident {
                     ["v1", "send_knock", _, event_id] => send_knock(&world, &room, event_id, sent.body).await,
                     ["v1", "make_join", _, user_id] => make_join(&world, &room, user_id, &query).await,
                     ["v2", "send_join", _, event_id] => send_join(&world, &room, event_id, sent.body).await,
+                    ["v1", "make_leave", _, user_id] => make_leave(&world, &room, user_id).await,
+                    ["v2", "send_leave", _, event_id] => send_leave(&world, &room, event_id, sent.body).await,
                     ["v1", "get_missing_events", _] => get_missing_events(&world, &room, &sent.body),
                     ["v1", "event", event_id] => event(&world, &room, event_id),
                     ["v1", "state_ids", _] => state_ids(&world, &room, &query),
@@ -253,6 +277,22 @@ async fn make_join(world: &World, room: &TestRoom, user_id: &str, query: &str) -
     let request = PrepareJoin { origin: origin_of(&user_id), user_id, offered: offered(query), authorised_via: None };
     match world.rooms.ask(&room.room_id, request).await {
         Ok(template) => ok(&json!({ "room_version": template.room_version, "event": template.event })),
+        Err(error) => refused(&error),
+    }
+}
+
+async fn make_leave(world: &World, room: &TestRoom, user_id: &str) -> Answer {
+    let user_id: OwnedUserId = user(user_id);
+    match world.rooms.ask(&room.room_id, PrepareLeave { origin: origin_of(&user_id), user_id }).await {
+        Ok(template) => ok(&json!({ "room_version": template.room_version, "event": template.event })),
+        Err(error) => refused(&error),
+    }
+}
+
+async fn send_leave(world: &World, room: &TestRoom, event_id: &str, body: Value) -> Answer {
+    let leave = signed(room, event_id, HandshakeKind::Leave, body).into_leave().unwrap();
+    match world.rooms.ask(&room.room_id, AdmitLeave { leave }).await {
+        Ok(()) => ok(&json!({})),
         Err(error) => refused(&error),
     }
 }
