@@ -22,6 +22,7 @@ pub use crate::{
     registry::{AskError, Rooms, RoomsOptions},
     room::{
         RoomMessage,
+        abandon_knock::AbandonKnock,
         add_history::AddHistory,
         admit_join::{AdmitJoin, AdmittedJoin},
         admit_knock::{AdmitKnock, AdmittedKnock},

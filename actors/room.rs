@@ -6,6 +6,7 @@
 //! to resolve) changes nothing and says what it needs; the room fetches it from storage or the CPU pool, keeps its mailbox
 //! shut meanwhile, and runs the turn anew.
 
+pub mod abandon_knock;
 pub mod add_history;
 pub mod admit_join;
 pub mod admit_knock;

@@ -163,7 +163,10 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
         actix_rt::spawn(expiry::run(rooms.clone(), reader, app.clock.clone(), expire_after))
     });
     let federation = app.federation.clone();
-    actix_rt::spawn(async move { federation.resume().await });
+    actix_rt::spawn(async move {
+        federation.resume().await;
+        federation.reconcile().await;
+    });
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM, stopping"),

@@ -3,10 +3,11 @@
 //! May not: wait for the other server.
 
 use ruma::{
-    CanonicalJsonObject, OwnedUserId,
+    CanonicalJsonObject, OwnedUserId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use vestibule_protocol::{
+    clock::UnixMillis,
     membership::{MembershipRefusal, handshake::member_content},
     pdu::event_builder::{BuildRefusal, EventDraft, GraphPlace},
 };
@@ -43,36 +44,17 @@ impl RoomMessage for LeaveOutOfBand {
             // It has ended before; a repeat does no harm.
             _ => return Turn::Answer(()),
         };
-        // Shown to the user alone. What other servers get is built with one of them, which knows the room.
-        let draft = EventDraft {
-            kind: TimelineEventType::RoomMember,
-            state_key: Some(self.user_id.to_string()),
-            sender: self.user_id.clone(),
-            content: member_content(self.content.clone(), &MembershipState::Leave),
-            redacts: None,
-        };
-        let cited = standing.event.event_id().to_owned();
-        let place = GraphPlace {
-            room_id: Some(room.room_id().to_owned()),
-            prev_events: vec![cited.clone()],
-            auth_events: vec![cited.clone()],
-            depth: standing.event.depth().saturating_add(1),
-            origin_server_ts: lookups.asked_at(),
-        };
-        let event = match draft.build(&place, room.version(), &room.context.identity) {
-            Ok(event) => event,
-            Err(BuildRefusal::TooLarge) => return Turn::Refuse(MembershipRefusal::TooLarge, Box::default()),
-            Err(error) => {
-                let refusal = MembershipRefusal::BadContent { what: error.to_string() };
-                return Turn::Refuse(refusal, Box::default());
-            }
+        let (cited, server) = (standing.event.event_id().to_owned(), standing.via.first().cloned());
+        let left = match room.left_out_of_band(&self.user_id, standing, self.content.clone(), lookups.asked_at()) {
+            Ok(left) => left,
+            Err(refusal) => return Turn::Refuse(refusal, Box::default()),
         };
         let mut change = RoomChange::default();
-        if let Some(server) = standing.via.first() {
+        if let Some(server) = server {
             change.push_outbox(OutboxEntry {
                 event_id: cited,
                 delivery: Delivery::Leave { user_id: self.user_id.clone() },
-                destinations: [server.clone()].into(),
+                destinations: [server].into(),
             });
         }
         if was_knock {
@@ -83,18 +65,50 @@ impl RoomMessage for LeaveOutOfBand {
                 origin: self.user_id.server_name().to_owned(),
                 by: Some(self.user_id.clone()),
                 action: DecisionAction::Retracted,
-                reason: event.reason(),
-                event_id: Some(event.event_id().to_owned()),
+                reason: left.event.reason(),
+                event_id: Some(left.event.event_id().to_owned()),
             });
         }
-        let left = OutOfBand {
+        room.set_out_of_band(self.user_id.clone(), left, &mut change);
+        Turn::Commit(Box::new(change), ())
+    }
+}
+
+impl Room {
+    /// An out-of-band membership that has ended with a leave of the user's. The event is shown to the user alone; what other
+    /// servers get is built with one of them, which knows the room.
+    pub(super) fn left_out_of_band(
+        &self,
+        user_id: &UserId,
+        standing: OutOfBand,
+        content: CanonicalJsonObject,
+        at: UnixMillis,
+    ) -> Result<OutOfBand, MembershipRefusal> {
+        let draft = EventDraft {
+            kind: TimelineEventType::RoomMember,
+            state_key: Some(user_id.to_string()),
+            sender: user_id.to_owned(),
+            content: member_content(content, &MembershipState::Leave),
+            redacts: None,
+        };
+        let cited = standing.event.event_id().to_owned();
+        let place = GraphPlace {
+            room_id: Some(self.room_id().to_owned()),
+            prev_events: vec![cited.clone()],
+            auth_events: vec![cited],
+            depth: standing.event.depth().saturating_add(1),
+            origin_server_ts: at,
+        };
+        let event = draft.build(&place, self.version(), &self.context.identity).map_err(|refusal| match refusal {
+            BuildRefusal::TooLarge => MembershipRefusal::TooLarge,
+            error => MembershipRefusal::BadContent { what: error.to_string() },
+        })?;
+        Ok(OutOfBand {
             membership: MembershipState::Leave,
             progress: Progress::Settled,
             event: event.into(),
-            since: room.now(),
+            since: self.now(),
             ..standing
-        };
-        room.set_out_of_band(self.user_id.clone(), left, &mut change);
-        Turn::Commit(Box::new(change), ())
+        })
     }
 }

@@ -12,6 +12,7 @@ mod missing_events;
 mod profile;
 mod public_rooms;
 mod receive;
+mod reconcile;
 mod room_summary;
 mod verify;
 

@@ -351,6 +351,70 @@ fn a_denial_reaches_the_user_who_knocked_and_a_forged_one_does_not() {
 }
 
 #[test]
+fn a_waiting_knock_ends_when_every_server_says_that_it_has_no_chance() {
+    for (answers, ends) in [
+        (["403 M_FORBIDDEN", "403 M_FORBIDDEN"], true),
+        (["404 M_NOT_FOUND", "404 M_NOT_FOUND"], true),
+        (["403 M_FORBIDDEN", "404 M_NOT_FOUND"], false),
+        (["403 M_FORBIDDEN", "502 M_UNKNOWN"], false),
+        (["404 M_UNRECOGNIZED", "404 M_UNRECOGNIZED"], false),
+    ] {
+        on_paused_time(async || {
+            let resident = Resident::new(RoomVersionId::V11, "knock").await;
+            let honest = resident.answering();
+            let knocked = Arc::new(Mutex::new(false));
+            let has_knocked = knocked.clone();
+            let us = Us::new(
+                Peers::slow(move |sent| {
+                    if !*has_knocked.lock().unwrap() {
+                        return honest(sent);
+                    }
+                    let [first, second] = answers;
+                    let (status, errcode) = (if sent.to == OTHER { first } else { second }).split_once(' ').unwrap();
+                    Box::pin(async move { refusal(status.parse().unwrap(), errcode) })
+                }),
+                resident.clock(),
+            );
+            us.federation.knock(knock_via(resident.room_id(), &[RESIDENT, OTHER])).await.unwrap();
+            *knocked.lock().unwrap() = true;
+            let federation = us.federation.clone();
+            tokio::spawn(async move { federation.reconcile().await });
+            settle().await;
+            resident.clock().advance(Duration::from_hours(2));
+            advance(Duration::from_secs(601)).await;
+            until("the servers are asked", || us.sent("make_knock").len() >= 2).await;
+            settle().await;
+            let membership = || us.out_of_band(&resident.room_id()).unwrap().membership;
+            assert_eq!(membership(), MembershipState::Knock, "an invite may still come");
+            advance(Duration::from_secs(301)).await;
+            if ends {
+                until("the knock has ended", || membership() == MembershipState::Leave).await;
+            } else {
+                settle().await;
+                assert_eq!(membership(), MembershipState::Knock, "{answers:?}");
+            }
+            assert_eq!(us.sent("send_knock").len(), 1);
+            assert_eq!(resident.world.pending(&resident.room).len(), 1, "nobody was told");
+        });
+    }
+}
+
+#[test]
+fn an_accepted_knock_is_followed_by_a_join_if_that_is_configured() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V12, "knock").await;
+        let us = Us::new(Peers::slow(resident.answering()), resident.clock());
+        us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+        let knock = us.out_of_band(&resident.room_id()).unwrap();
+        resident.world.change(&resident.room, ALICE, MembershipChange::Invite, ANNA).await.unwrap();
+        us.federation.knock_accepted(&resident.room_id(), &user(ANNA), &knock);
+        until("the user is in the room", || us.membership(&resident.room_id(), ANNA) == Some(MembershipState::Join))
+            .await;
+        assert_eq!(us.sent("send_join")[0].body["content"], json!({ "membership": "join", "displayname": "Anna" }));
+    });
+}
+
+#[test]
 fn stripped_state_that_is_badly_signed_is_not_shown() {
     on_paused_time(async || {
         let resident = Resident::new(RoomVersionId::V11, "knock").await;

@@ -15,8 +15,8 @@ use ruma::{
 };
 use serde_json::{Value, json};
 use vestibule_actors::{
-    AdmitJoin, AdmitKnock, AdmitLeave, AskError, CpuPool, LeaveOutOfBand, PrepareJoin, PrepareKnock, PrepareLeave, Rooms,
-    RoomsOptions,
+    AdmitJoin, AdmitKnock, AdmitLeave, AskError, CpuPool, LeaveOutOfBand, PrepareJoin, PrepareKnock, PrepareLeave,
+    Rooms, RoomsOptions,
     testing::{ManualClock, RESIDENT, TestRoom, World, network, read, server},
 };
 use vestibule_protocol::{
