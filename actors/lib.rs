@@ -45,6 +45,7 @@ pub use crate::{
         receive_pdu::{ReceivePdu, Received},
         send_event::SendEvent,
         settle_knock::{KnockOutcome, SettleKnock, Settled},
+        settle_leave::SettleLeave,
     },
     sync_notifier::SyncNotifier,
 };

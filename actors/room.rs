@@ -37,6 +37,7 @@ pub mod receive_outliers;
 pub mod receive_pdu;
 pub mod send_event;
 pub mod settle_knock;
+pub mod settle_leave;
 #[cfg(test)]
 pub(crate) mod tests;
 

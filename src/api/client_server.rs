@@ -7,6 +7,7 @@ mod capabilities;
 mod client_event;
 mod commit;
 mod create_room;
+mod deactivate;
 mod directory;
 mod elsewhere;
 mod event_filter;
@@ -24,6 +25,7 @@ mod paths;
 mod profile;
 pub mod public_rooms;
 mod pushrules;
+mod reauthentication;
 pub(crate) mod register;
 mod room_address;
 mod room_summary;
@@ -59,6 +61,7 @@ pub fn routes(config: &mut ServiceConfig) {
     logout::routes(config);
     register::routes(config);
     account::routes(config);
+    deactivate::routes(config);
     capabilities::routes(config);
     // What belongs to a user
     profile::routes(config);

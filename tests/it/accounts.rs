@@ -184,3 +184,43 @@ fn profiles_and_account_data_are_kept() {
     assert!(told.as_array().unwrap().iter().any(|event| event["content"] == data), "{told}");
     anna.get("/pushrules/");
 }
+
+#[test]
+fn who_deactivates_is_out_of_every_room_first_and_does_not_come_back() {
+    let mut server = TestServer::started();
+    let owner = server.register("owner");
+    let anna = server.register("anna");
+    let joined = owner.create_room(json!({ "invite": [&anna.user_id] }));
+    anna.join(&joined);
+    let invited = owner.create_room(json!({ "invite": [&anna.user_id] }));
+    let knocked = owner.knockable_room("12");
+    anna.try_knock(&knocked, "please").ok();
+
+    let asked = anna.try_post("/account/deactivate", json!({}));
+    assert_eq!(asked.status, 401, "{asked:?}");
+    let session = asked.json()["session"].as_str().unwrap().to_owned();
+    assert_eq!(asked.json()["flows"], json!([{ "stages": ["m.login.password"] }]));
+    let proof = |password: &str| {
+        let identifier = json!({ "type": "m.id.user", "user": anna.user_id });
+        json!({ "auth": { "type": "m.login.password", "session": session, "identifier": identifier, "password": password } })
+    };
+    let wrong = anna.try_post("/account/deactivate", proof("not the pass phrase"));
+    assert_eq!((wrong.status, &wrong.json()["errcode"]), (401, &json!("M_FORBIDDEN")));
+    for (room_id, membership) in [(&joined, "join"), (&invited, "invite"), (&knocked, "knock")] {
+        assert_eq!(owner.membership(room_id, &anna.user_id).as_deref(), Some(membership));
+    }
+
+    let done = anna.try_post("/account/deactivate", proof(PASSWORD)).ok();
+    assert_eq!(done, json!({ "id_server_unbind_result": "no-support" }));
+    for room_id in [&joined, &invited, &knocked] {
+        assert_eq!(owner.membership(room_id, &anna.user_id).as_deref(), Some("leave"));
+    }
+    assert!(owner.members(&knocked, "?membership=knock").is_empty());
+    anna.try_get("/account/whoami").refused(401, "M_UNKNOWN_TOKEN");
+    server.try_log_in("anna", PASSWORD).refused(403, "M_USER_DEACTIVATED");
+    let again = json!({ "user_id": anna.user_id });
+    owner.try_in_room(&joined, "invite", again).refused(404, "M_NOT_FOUND");
+    server.kill();
+    server.restart();
+    server.try_log_in("anna", PASSWORD).refused(403, "M_USER_DEACTIVATED");
+}

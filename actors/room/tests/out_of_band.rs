@@ -25,7 +25,8 @@ use vestibule_storage::{
 };
 
 use crate::{
-    AskError, BeginKnock, KnockOutcome, LeaveOutOfBand, ReceiveAnswer, ReceiveInvite, SettleKnock, Settled,
+    AskError, BeginKnock, KnockOutcome, LeaveOutOfBand, ReceiveAnswer, ReceiveInvite, SettleKnock, SettleLeave,
+    Settled,
     testing::{RESIDENT, TestRoom, World, membership_change, message, read, server},
 };
 
@@ -261,6 +262,28 @@ async fn retraction_while_the_knock_is_being_sent_overtakes_its_answer() {
     assert_eq!(this.send(&knock).await, Settled::Overtaken);
     assert_eq!(this.bob_is(), Some(MembershipState::Leave));
     assert_eq!(this.peer.owed_to(RESIDENT).len(), 1);
+}
+
+#[actix::test]
+async fn of_an_invite_and_a_leave_that_cross_the_one_that_cites_the_other_came_last() {
+    let (this, _) = Knocking::knocking().await;
+    this.leave().await.unwrap();
+    let settle = |leave: &OwnedEventId| SettleLeave {
+        user_id: user(BOB),
+        leave: this.resident.stored(&this.room, leave).unwrap().event,
+    };
+    let ask = |message: SettleLeave| this.peer.rooms.ask_out_of_band(&this.room.room_id, &this.room.version, message);
+    // The leave that took the knock back, and an invite that was made after it.
+    let before = this.resident.leave(&this.room, BOB).await;
+    let invite = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
+    this.receive_invite(&invite).await.unwrap();
+    ask(settle(&before)).await.unwrap();
+    assert_eq!(this.bob_is(), Some(MembershipState::Invite));
+    // A leave that was made after the invite, which came here before the answer to it.
+    let after = this.resident.leave(&this.room, BOB).await;
+    ask(settle(&after)).await.unwrap();
+    assert_eq!(this.bob_is(), Some(MembershipState::Leave));
+    assert_eq!(this.row().unwrap().event.event_id(), after);
 }
 
 #[actix::test]

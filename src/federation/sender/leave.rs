@@ -3,16 +3,19 @@
 //!
 //! For the user it has happened already. Spec: <https://spec.matrix.org/v1.19/server-server-api/#leaving-rooms-rejecting-invites>
 
+use std::sync::Arc;
+
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, RoomId, RoomVersionId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
+use vestibule_actors::{AskError, SettleLeave};
 use vestibule_protocol::{
     membership::{
         handshake::member_content,
         template::{Template, TemplateRequest, read_template},
     },
-    pdu::event_builder::EventDraft,
+    pdu::{Pdu, event_builder::EventDraft},
     room_version::RoomVersion,
 };
 use vestibule_storage::{error::StorageError, outbox::OutboxRow, room::OutOfBand};
@@ -38,9 +41,10 @@ pub(super) async fn deliver(inner: &Inner, lane: &Lane, row: &OutboxRow, user_id
         Err(error) => return error.into(),
     };
     match leave(inner, lane, row, user_id, left.as_ref()).await {
-        Ok(()) => {
+        Ok(None) => Delivered::Done,
+        Ok(Some((version, leave))) => {
             succeeded(inner, lane);
-            Delivered::Done
+            settle(inner, row, user_id, &version, leave).await
         }
         Err(Stop::Remote(error)) => match Failure::of(&error) {
             // 403 and 404: the room knows of nothing that could be left.
@@ -50,6 +54,7 @@ pub(super) async fn deliver(inner: &Inner, lane: &Lane, row: &OutboxRow, user_id
             }
             Failure::NotNow { .. } | Failure::NoAnswer => Delivered::Failed(error),
         },
+        Err(Stop::Storage(error)) => error.into(),
         Err(Stop::Unusable(why)) => {
             log::debug!(destination:% = lane.server(), room_id:% = row.room_id, error = why; "leave given up");
             Delivered::Done
@@ -69,6 +74,7 @@ enum Stop {
     Remote(RemoteError),
     /// What the server gave us leads to no leave that we would sign, and asking again would not change it.
     Unusable(String),
+    Storage(StorageError),
 }
 
 impl From<RemoteError> for Stop {
@@ -95,7 +101,7 @@ async fn leave(
     row: &OutboxRow,
     user_id: &UserId,
     left: Option<&OutOfBand>,
-) -> Result<(), Stop> {
+) -> Result<Option<(RoomVersion, Arc<Pdu>)>, Stop> {
     let unusable = |error: &dyn std::fmt::Display| Stop::Unusable(error.to_string());
     let Template { version, place, .. } = template(inner, lane, &row.room_id, user_id, left).await?;
     let reason = left.and_then(|left| left.event.reason());
@@ -111,13 +117,30 @@ async fn leave(
     let built = draft.build_for_handshake(&place, &version, &inner.parts.identity);
     let (event, object) = built.map_err(|error| unusable(&error))?;
     let body = serde_json::to_string(&object).map_err(|error| unusable(&error))?;
+    // An invite may have come while the template did.
+    match still_left(inner, &row.room_id, user_id).await {
+        Ok(Still::Left(_)) => {}
+        Ok(Still::Otherwise) => return Ok(None),
+        Err(error) => return Err(Stop::Storage(error)),
+    }
     let send = |form| endpoints::send_leave(form, &row.room_id, event.event_id(), body.clone());
     match request(inner, lane, send(SendLeaveForm::V2)).await {
-        Err(error) if error.is_unknown_endpoint() => request(inner, lane, send(SendLeaveForm::V1)).await?,
-        Err(RemoteError::ReplyTooLarge { status, .. }) if status.is_success() => return Ok(()),
-        answered => answered?,
+        Err(error) if error.is_unknown_endpoint() => drop(request(inner, lane, send(SendLeaveForm::V1)).await?),
+        Err(RemoteError::ReplyTooLarge { status, .. }) if status.is_success() => {}
+        answered => drop(answered?),
     };
-    Ok(())
+    Ok(Some((version, event.into())))
+}
+
+/// The room of ours hears of it: an invite that crossed the leave on the way, and that the leave ends, is over for the user.
+async fn settle(inner: &Inner, row: &OutboxRow, user_id: &UserId, version: &RoomVersion, leave: Arc<Pdu>) -> Delivered {
+    let message = SettleLeave { user_id: user_id.to_owned(), leave };
+    match inner.parts.rooms.ask_out_of_band(&row.room_id, version, message).await {
+        Ok(()) | Err(AskError::Refused(_) | AskError::RoomNotHere) => Delivered::Done,
+        Err(error @ (AskError::Overloaded | AskError::Storage(_) | AskError::Failed)) => {
+            Delivered::OwnFailure(error.to_string())
+        }
+    }
 }
 
 async fn template(
