@@ -1,7 +1,10 @@
 //! Our users in rooms of other servers: they knock, are let in or turned away, take it back, join and talk.
 //! May not: believe the other server alone; what the user's client sees is looked at each time.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+};
 
 use serde_json::{Value, json};
 
@@ -195,6 +198,26 @@ fn an_invite_from_elsewhere_can_be_declined() {
     anna.in_room(&room_id, "leave", json!({ "reason": "no time" }));
     assert_eq!(told(&anna.sync("timeout=0"), "invite", &room_id), None);
     until("the peer hears that anna declined", || (peer.membership(&room_id, &anna.user_id) == "leave").then_some(()));
+}
+
+#[test]
+fn a_client_that_waits_is_woken_by_what_happens_elsewhere() {
+    let Cast { peer, server, anna, room_id } = cast();
+    let mut since = anna.now();
+    let mut wait_for = |list: &str, act: &dyn Fn()| {
+        let sync = thread::scope(|scope| {
+            // Longer than a test may take: only news ends it in time.
+            let waiting = scope.spawn(|| anna.sync(&format!("since={since}&timeout=30000")));
+            act();
+            waiting.join().unwrap()
+        });
+        assert!(told(&sync, list, &room_id).is_some(), "{list}: {sync}");
+        sync["next_batch"].as_str().unwrap().clone_into(&mut since);
+    };
+    wait_for("knock", &|| drop(anna.try_knock_via(&room_id, &["peer.test"], "otters").ok()));
+    wait_for("leave", &|| drop(peer.turn_out(&server, &room_id, &anna.user_id, "leave")));
+    wait_for("invite", &|| drop(peer.invite(&server, &room_id, &anna.user_id).ok()));
+    wait_for("join", &|| drop(anna.join(&room_id)));
 }
 
 #[test]

@@ -329,7 +329,7 @@ impl FakePeer {
     pub fn turn_out(&self, server: &TestServer, room_id: &str, user_id: &str, membership: &str) -> Value {
         let content = json!({ "membership": membership, "reason": "not now" });
         let event = self.append(room_id, "m.room.member", Some(user_id), &content);
-        self.send(server, &[event.clone()]).ok();
+        self.send(server, std::slice::from_ref(&event)).ok();
         event
     }
 

@@ -6,10 +6,11 @@ use actix_web::{
 };
 use ruma::RoomVersionId;
 use serde_json::{Value, json};
+use vestibule_federation::denied_servers::DeniedServers;
 
 use crate::{
     listener::Serves,
-    testing::{World, ask},
+    testing::{World, ask, rates},
 };
 
 /// One request as a client makes it.
@@ -125,4 +126,21 @@ async fn a_listed_knock_room_says_so() {
     assert_eq!(call!(&service, Method::GET, &format!("{rooms}?server=us.test"), None, Value::Null).await.0, 200);
     assert_eq!(publish("owner", "private").await, 200);
     assert_eq!(call!(&service, Method::GET, rooms, None, Value::Null).await, empty);
+}
+
+#[actix_web::test]
+async fn others_are_asked_for_a_client_only_so_often_and_never_those_that_are_denied() {
+    let world = World::with(rates(true), |settings| settings.denied_servers = DeniedServers::parse(&["evil.test"]));
+    let service = init_service(world.application(&[Serves::Client])).await;
+    let get =
+        async |path: &str| call!(&service, Method::GET, &format!("/_matrix/client/v3{path}"), None, Value::Null).await;
+    let denied = get("/directory/room/%23a:evil.test").await;
+    assert_eq!((denied.0, &denied.1["errcode"]), (403, &json!("M_FORBIDDEN")));
+    // None of them needs a token, and nobody answers; all of them count.
+    for path in ["/directory/room/%23a:there.test", "/profile/@ann:there.test", "/publicRooms?server=there.test"] {
+        assert_eq!(get(path).await.0, 502, "{path}");
+    }
+    let over = get("/profile/@ann:there.test/displayname").await;
+    assert_eq!((over.0, &over.1["errcode"]), (429, &json!("M_LIMIT_EXCEEDED")));
+    assert_eq!(get("/directory/room/%23a:us.test").await.0, 404, "what is here is told");
 }
