@@ -329,6 +329,7 @@ fn app(parts: Parts, rooms: Rooms, cpu: CpuPool, reach: Reach) -> Result<App, Ex
         limits: Limits::new(rates),
         cpu: vestibule_api::cpu_pool::CpuPool::sharing(cpu),
         registration_nonces: Default::default(),
+        claims: Default::default(),
         transactions: Default::default(),
         vitals: Vitals::default(),
     })

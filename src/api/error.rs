@@ -146,6 +146,11 @@ impl MatrixError {
         Self::new(StatusCode::BAD_REQUEST, ErrorCode::UnsupportedRoomVersion, words)
     }
 
+    /// A signature on a key does not verify.
+    pub fn invalid_signature(what: impl fmt::Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::from("M_INVALID_SIGNATURE"), what.to_string())
+    }
+
     /// The user id is taken.
     pub fn user_in_use() -> Self {
         Self::new(StatusCode::BAD_REQUEST, ErrorCode::UserInUse, "this user id is taken")

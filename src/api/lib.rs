@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod client_server;
 pub mod cpu_pool;
+pub mod device_keys;
 pub mod door;
 pub mod error;
 pub mod extract;

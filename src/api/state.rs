@@ -22,7 +22,7 @@ use vestibule_protocol::{
 use vestibule_storage::commit::Stores;
 
 use crate::{
-    client_server::register::nonces::Nonces, cpu_pool::CpuPool, rate_limit::Limits,
+    client_server::register::nonces::Nonces, cpu_pool::CpuPool, device_keys::Claims, rate_limit::Limits,
     server_server::send::transactions::Transactions,
 };
 
@@ -56,6 +56,8 @@ pub struct App {
     pub cpu: CpuPool,
     /// Nonces given out for registration with the shared secret; start with the default.
     pub registration_nonces: Nonces,
+    /// Keys for one use that are being given out; start with the default.
+    pub claims: Claims,
     /// Transactions of other servers and how they were answered; start with the default.
     pub transactions: Transactions,
     /// What the server tells about itself besides the rooms' gauges.

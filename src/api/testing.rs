@@ -285,6 +285,7 @@ impl World {
             limits: Limits::new(rates),
             cpu: CpuPool::sharing(pool),
             registration_nonces: Default::default(),
+            claims: Default::default(),
             transactions: Default::default(),
             vitals: Vitals::default(),
         };

@@ -10,6 +10,7 @@ pub mod canonical_json;
 pub mod clock;
 #[cfg(any(test, feature = "testing"))]
 pub mod fixture;
+pub mod key_signatures;
 pub mod membership;
 pub mod pdu;
 pub mod policy_server;

@@ -33,9 +33,22 @@ impl TimelineOrder {
 /// The number of the one writer of a single machine. Tokens are lists so that a cluster can have more.
 const ONLY_WRITER: u64 = 0;
 
-/// What `/sync` hands out as `next_batch`: `s1_<writer>.<position>`, opaque to everybody else.
+/// What `/sync` hands out as `next_batch`: `s1_<writer>.<position>`, opaque to everybody else. While a device's inbox holds more
+/// than one answer takes, `~<position>` follows: how far the inbox was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SyncToken(pub StreamPosition);
+pub struct SyncToken {
+    /// Everything up to here was told,
+    pub position: StreamPosition,
+    /// but of messages for the device only those up to here.
+    pub inbox: StreamPosition,
+}
+
+impl SyncToken {
+    /// Everything up to a position was told.
+    pub fn at(position: StreamPosition) -> Self {
+        Self { position, inbox: position }
+    }
+}
 
 /// What `/messages` pages with: a gap before the event at `order`, as `t1_<order>`; or a sync token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +66,8 @@ pub struct BadToken;
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "s1_{ONLY_WRITER}.{}", self.0.0)
+        write!(formatter, "s1_{ONLY_WRITER}.{}", self.position.0)?;
+        if self.inbox == self.position { Ok(()) } else { write!(formatter, "~{}", self.inbox.0) }
     }
 }
 
@@ -63,10 +77,17 @@ impl FromStr for SyncToken {
     fn from_str(text: &str) -> Result<Self, BadToken> {
         let list = text.strip_prefix("s1_").ok_or(BadToken)?;
         let (writer, position) = list.split_once('.').ok_or(BadToken)?;
-        if writer.parse::<u64>() != Ok(ONLY_WRITER) || !is_plain_number(position) {
+        if writer.parse::<u64>() != Ok(ONLY_WRITER) {
             return Err(BadToken);
         }
-        position.parse().map(|position| Self(StreamPosition(position))).map_err(|_| BadToken)
+        let number = |text: &str| {
+            let number = text.parse().ok().filter(|_| is_plain_number(text));
+            number.map(StreamPosition).ok_or(BadToken)
+        };
+        match position.split_once('~') {
+            None => Ok(Self::at(number(position)?)),
+            Some((position, inbox)) => Ok(Self { position: number(position)?, inbox: number(inbox)? }),
+        }
     }
 }
 
@@ -104,21 +125,37 @@ mod tests {
     #[test]
     fn tokens_survive_the_round_trip() {
         for position in [0, 1, u64::MAX] {
-            let token = SyncToken(StreamPosition(position));
+            let token = SyncToken::at(StreamPosition(position));
+            assert_eq!(token.to_string().parse(), Ok(token));
+            let token = SyncToken { inbox: StreamPosition(3), ..token };
             assert_eq!(token.to_string().parse(), Ok(token));
         }
+        let cut = SyncToken { position: StreamPosition(5), inbox: StreamPosition(3) };
+        assert_eq!((SyncToken::at(cut.position).to_string(), cut.to_string()), ("s1_0.5".into(), "s1_0.5~3".into()));
         for order in [i64::MIN, -1, 0, 7] {
             let token = PageToken::Timeline(TimelineOrder(order));
             assert_eq!(token.to_string().parse(), Ok(token));
         }
-        assert_eq!("s1_0.5".parse(), Ok(PageToken::Sync(SyncToken(StreamPosition(5)))));
+        assert_eq!("s1_0.5".parse(), Ok(PageToken::Sync(SyncToken::at(StreamPosition(5)))));
     }
 
     #[test]
     fn foreign_tokens_are_refused() {
-        for text in
-            ["", "s1_", "s1_1.5", "s1_0.+5", "s1_0.-5", "s2_0.5", "t1_", "t1_--5", "t1_x", "18446744073709551616"]
-        {
+        for text in [
+            "",
+            "s1_",
+            "s1_1.5",
+            "s1_0.+5",
+            "s1_0.-5",
+            "s1_0.5~",
+            "s1_0.5~x",
+            "s1_0.~5",
+            "s2_0.5",
+            "t1_",
+            "t1_--5",
+            "t1_x",
+            "18446744073709551616",
+        ] {
             assert_eq!(text.parse::<PageToken>(), Err(BadToken), "{text}");
         }
     }

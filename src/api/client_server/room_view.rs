@@ -101,7 +101,9 @@ impl<'a> RoomView<'a> {
         let token = token.parse::<PageToken>().map_err(|error| MatrixError::invalid_param(error.to_string()))?;
         let place = match token {
             PageToken::Timeline(order) => Some(order),
-            PageToken::Sync(sync) => self.rooms.timeline_at(self.room_id, sync.0).await?.and_then(|event| event.order),
+            PageToken::Sync(sync) => {
+                self.rooms.timeline_at(self.room_id, sync.position).await?.and_then(|event| event.order)
+            }
         };
         Ok(match (place, end) {
             (Some(place), Some(end)) => Some(place.min(end)),

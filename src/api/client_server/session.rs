@@ -24,7 +24,7 @@ const DRAWN_DEVICE_ID_LETTERS: usize = 10;
 const DEVICE_ID_BYTES_MAX: usize = 255;
 
 /// Longest name of a device in bytes.
-const DEVICE_NAME_BYTES_MAX: usize = 256;
+pub const DEVICE_NAME_BYTES_MAX: usize = 256;
 
 /// What a client says about its device when it logs in.
 #[derive(Clone, Debug, Default)]

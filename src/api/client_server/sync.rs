@@ -6,6 +6,8 @@
 
 mod account_data;
 mod answer;
+pub mod device_lists;
+mod inbox;
 mod out_of_band;
 mod room_news;
 mod state_delta;
@@ -35,7 +37,11 @@ use self::{
     room_news::Wants,
     stripped_room::stripped_room,
 };
-use super::{event_filter::room_passes, paths::each};
+use super::{
+    event_filter::room_passes,
+    keys_upload::{one_time_key_counts, unused_fallback_key_types},
+    paths::each,
+};
 use crate::{
     error::MatrixError,
     extract::{Caller, Ruma},
@@ -68,6 +74,8 @@ struct UnstableQuery {
 /// What one sync asks for.
 struct Asked {
     since: Option<StreamPosition>,
+    /// The token itself, unless this is a fresh start.
+    token: Option<SyncToken>,
     filter: FilterDefinition,
     full_state: bool,
     /// The token names a position that this server has not reached: the client saw a life of it that was lost (a backup was
@@ -86,6 +94,9 @@ async fn sync(
     let asked = asked(&app, &caller, &unstable, request).await?;
     // Who starts, or wants everything, is answered at once.
     let waits = asked.since.is_some() && !asked.full_state;
+    if let Some(token) = asked.token {
+        inbox::acknowledge(&app, &caller, token).await;
+    }
     loop {
         let rooms = joined_rooms(&app, &caller).await?;
         // From here on every change wakes; only then is storage read.
@@ -111,7 +122,7 @@ async fn asked(
 ) -> Result<Asked, MatrixError> {
     let token = request.since.as_deref().map(str::parse::<SyncToken>).transpose();
     let token = token.map_err(|error| MatrixError::invalid_param(format!("since: {error}")))?;
-    let is_fresh_start = token.is_some_and(|token| token.0 > app.stores.stream.position());
+    let is_fresh_start = token.is_some_and(|token| token.position > app.stores.stream.position());
     let filter = match request.filter {
         None => FilterDefinition::default(),
         Some(Filter::FilterDefinition(filter)) => filter,
@@ -124,7 +135,8 @@ async fn asked(
         (false, false) => StateForm::BeforeTimeline,
     };
     Ok(Asked {
-        since: token.filter(|_| !is_fresh_start).map(|token| token.0),
+        since: token.filter(|_| !is_fresh_start).map(|token| token.position),
+        token: token.filter(|_| !is_fresh_start),
         filter,
         full_state: request.full_state,
         is_fresh_start,
@@ -169,7 +181,15 @@ async fn collected(app: &App, caller: &Caller, asked: &Asked) -> Result<SyncAnsw
         .collect();
     let news: Vec<(OwnedRoomId, News)> = stream::iter(tasks).buffered(ROOMS_AT_ONCE).try_collect().await?;
 
-    let mut answer = SyncAnswer::nothing_new(SyncToken(until).to_string());
+    let inbox = inbox::news(app, caller, asked.token, until).await?;
+    let token = SyncToken { position: until, inbox: inbox.told_up_to };
+    let mut answer = SyncAnswer::nothing_new(token.to_string());
+    answer.to_device.events = inbox.events;
+    if let Some(since) = asked.since {
+        answer.device_lists = device_lists::between(app, &caller.user_id, since, until).await?;
+    }
+    answer.device_one_time_keys_count = one_time_key_counts(app, caller).await?;
+    answer.device_unused_fallback_key_types = unused_fallback_key_types(app, caller).await?;
     answer.account_data = data.global;
     answer.rooms = sorted(news);
     Ok(answer)

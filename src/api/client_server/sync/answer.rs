@@ -10,6 +10,8 @@ use ruma::{OwnedRoomId, OwnedUserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::device_lists::DeviceLists;
+
 /// A list of events, the way every part of the answer has it.
 #[derive(Debug, Default, Serialize)]
 pub struct Events {
@@ -22,14 +24,19 @@ pub struct Events {
 pub struct SyncAnswer {
     /// Global account data.
     pub account_data: Events,
-    device_lists: DeviceLists,
-    device_one_time_keys_count: BTreeMap<String, u64>,
+    /// Whose devices changed.
+    pub device_lists: DeviceLists,
+    /// How many keys for one use the device has here, by algorithm.
+    pub device_one_time_keys_count: BTreeMap<String, u64>,
+    /// The algorithms of fallback keys that were not given out yet. Always there: it says that we know of fallback keys.
+    pub device_unused_fallback_key_types: Vec<String>,
     /// Where the next sync goes on.
     pub next_batch: String,
     presence: Events,
     /// What changed in rooms.
     pub rooms: Rooms,
-    to_device: Events,
+    /// Messages for the device.
+    pub to_device: Events,
 }
 
 impl SyncAnswer {
@@ -39,6 +46,7 @@ impl SyncAnswer {
             account_data: Events::default(),
             device_lists: DeviceLists::default(),
             device_one_time_keys_count: BTreeMap::new(),
+            device_unused_fallback_key_types: Vec::new(),
             next_batch,
             presence: Events::default(),
             rooms: Rooms::default(),
@@ -48,15 +56,11 @@ impl SyncAnswer {
 
     /// Nothing in it is worth waking a client for.
     pub fn is_empty(&self) -> bool {
-        self.account_data.events.is_empty() && self.rooms.is_empty()
+        self.account_data.events.is_empty()
+            && self.rooms.is_empty()
+            && self.to_device.events.is_empty()
+            && self.device_lists.is_empty()
     }
-}
-
-/// Nobody's devices change here until devices have keys.
-#[derive(Debug, Default, Serialize)]
-struct DeviceLists {
-    changed: Vec<OwnedUserId>,
-    left: Vec<OwnedUserId>,
 }
 
 /// Rooms by the user's membership.
