@@ -1,7 +1,13 @@
 //! The rates of this API: who may ask how often, and who is held back a moment instead of being turned away.
 //! May not: change caps or sizes when rates are switched off, or limit knocks in a room; the room's turn does that.
 
-use std::{future::Future, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,6 +24,10 @@ pub const HELD_MAX: usize = 256;
 
 /// Bodies larger than 1 MiB that are in memory at once. Ours: 400 MiB; what servers send is nearly always less.
 pub const LARGE_BODIES_MAX: usize = 32;
+
+/// Answers with the whole state of a room, or a whole auth chain, that one server may be given at once. Ours: such an answer
+/// is up to 128 MiB, and stays in memory until its reader has taken it.
+pub const WHOLE_ANSWERS_BY_ORIGIN_MAX: usize = 4;
 
 /// Subjects remembered by each bucket. Ours: about 1 MiB each when full.
 const SUBJECTS_MAX: usize = 10_000;
@@ -110,6 +120,13 @@ pub struct Limits {
     pub failed_admin_tokens_by_address: Limit<ClientAddress>,
     held: Semaphore,
     large_bodies: Arc<Semaphore>,
+    whole_answers: Mutex<BTreeMap<OwnedServerName, Arc<Semaphore>>>,
+}
+
+/// The right to be given an answer that may be large, until it is dropped: to be kept with the answer.
+#[derive(Debug)]
+pub struct WholeAnswer {
+    _place: OwnedSemaphorePermit,
 }
 
 /// The right to have a large body in memory, until it is dropped. Clones share it.
@@ -137,6 +154,7 @@ impl Limits {
             failed_admin_tokens_by_address: Limit::new(on, rates.failed_admin_tokens_by_address),
             held: Semaphore::new(HELD_MAX),
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
+            whole_answers: Mutex::default(),
         }
     }
 
@@ -163,6 +181,26 @@ impl Limits {
     pub async fn hold_large_body(&self) -> Result<LargeBody, MatrixError> {
         match tokio::time::timeout(HOLD_MAX, self.large_bodies.clone().acquire_owned()).await {
             Ok(Ok(place)) => Ok(LargeBody { _place: Arc::new(place) }),
+            Ok(Err(_)) | Err(_) => Err(MatrixError::limit_exceeded(HOLD_MAX)),
+        }
+    }
+
+    /// Waits for a place for an answer that may be large.
+    ///
+    /// # Errors
+    /// 429 when the server has not taken the answers it was given within [`HOLD_MAX`].
+    pub async fn hold_whole_answer(&self, origin: &ServerName) -> Result<WholeAnswer, MatrixError> {
+        let places = {
+            let mut origins = self.whole_answers.lock().unwrap_or_else(PoisonError::into_inner);
+            if origins.len() >= SUBJECTS_MAX {
+                // Whoever holds or waits for a place holds the semaphore too.
+                origins.retain(|_, places| Arc::strong_count(places) > 1);
+            }
+            let fresh = || Arc::new(Semaphore::new(WHOLE_ANSWERS_BY_ORIGIN_MAX));
+            origins.entry(origin.to_owned()).or_insert_with(fresh).clone()
+        };
+        match tokio::time::timeout(HOLD_MAX, places.acquire_owned()).await {
+            Ok(Ok(place)) => Ok(WholeAnswer { _place: place }),
             Ok(Err(_)) | Err(_) => Err(MatrixError::limit_exceeded(HOLD_MAX)),
         }
     }
@@ -272,6 +310,21 @@ mod tests {
         assert_eq!(clock.monotonic().as_secs(), 3);
         let final_refusal = limits.hold_until(&clock, async || Err::<(), _>("no"), |_| None).await;
         assert_eq!(final_refusal, Err("no"));
+    }
+
+    #[actix_web::test]
+    async fn a_server_that_does_not_take_its_answers_waits_for_itself_alone() {
+        tokio::time::pause();
+        let limits = Limits::new(rates(false));
+        let (slow, other) = (ServerName::parse("slow.test").unwrap(), ServerName::parse("other.test").unwrap());
+        let mut taken = Vec::new();
+        for _ in 0..WHOLE_ANSWERS_BY_ORIGIN_MAX {
+            taken.push(limits.hold_whole_answer(&slow).await.unwrap());
+        }
+        assert_eq!(limits.hold_whole_answer(&slow).await.unwrap_err(), MatrixError::limit_exceeded(HOLD_MAX));
+        limits.hold_whole_answer(&other).await.unwrap();
+        taken.pop();
+        limits.hold_whole_answer(&slow).await.unwrap();
     }
 
     #[actix_web::test]

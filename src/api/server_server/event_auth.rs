@@ -30,7 +30,9 @@ async fn event_auth(signed: Signed, request: HttpRequest, app: Data<App>) -> Res
     let room_id: OwnedRoomId = path.parse(0, "roomId")?;
     let event_id: OwnedEventId = path.parse(1, "eventId")?;
     let reader = Reader::admit(&app, &room_id, &signed.origin, Protection::ByAcl).await?;
+    let place = app.limits.hold_whole_answer(&signed.origin).await?;
     let event = Collected::default().with(reader.event(&event_id).await?.event)?;
     let chain = event.auth_chain(&*app.stores.rooms, &room_id, reader.version()).await?;
-    Ok(pdu_text::answer(pdu_text::object(&[("auth_chain", &pdu_text::array(chain.texts()))])))
+    let body = pdu_text::object(&[("auth_chain", &pdu_text::array(chain.texts()))]);
+    Ok(pdu_text::whole_answer(body, place))
 }

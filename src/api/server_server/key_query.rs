@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    dev::Payload as Body,
     web::{self, Data, Payload, ServiceConfig},
 };
 use futures_util::{StreamExt as _, stream};
@@ -63,7 +62,7 @@ async fn query_one(request: HttpRequest, app: Data<App>) -> Result<HttpResponse,
 }
 
 async fn query_many(request: HttpRequest, payload: Payload, app: Data<App>) -> Result<HttpResponse, MatrixError> {
-    let bytes = body::read(&request, Body::from(payload.into_inner()), JSON_BODY_BYTES_MAX).await?;
+    let bytes = body::read(&request, payload.into_inner(), JSON_BODY_BYTES_MAX).await?;
     let asked = asked(&canonical_json::parse_object(&bytes)?)?;
     answer(&app, &request, asked).await
 }

@@ -1,12 +1,26 @@
 //! Answers made of events: their canonical texts are joined as they are, never parsed or written again.
 //! May not: choose which events are sent.
 
-use actix_web::{HttpResponse, http::header::ContentType};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use actix_web::{
+    HttpResponse,
+    body::{BodySize, MessageBody},
+    http::header::ContentType,
+};
+use bytes::Bytes;
 use ruma::canonical_json::redact;
 use serde_json::json;
 use vestibule_protocol::{pdu::Pdu, room_version::RoomVersion};
 
-use crate::state::App;
+use crate::{rate_limit::WholeAnswer, state::App};
+
+/// Bytes of a large body that are handed out at once. Ours.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// A JSON array of texts that are JSON.
 pub(super) fn array<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
@@ -40,6 +54,30 @@ pub(super) fn object(fields: &[(&str, &str)]) -> String {
 /// An answer whose body is written already.
 pub(super) fn answer(body: String) -> HttpResponse {
     HttpResponse::Ok().insert_header(ContentType::json()).body(body)
+}
+
+/// The same for a body that may be large: it gives its place back when its reader has taken it.
+pub(super) fn whole_answer(body: String, place: WholeAnswer) -> HttpResponse {
+    HttpResponse::Ok().insert_header(ContentType::json()).body(HeldBody { left: body.into(), _place: place })
+}
+
+/// What is left of a body, handed out in pieces, so that it is not copied as a whole to wait for a slow reader.
+struct HeldBody {
+    left: Bytes,
+    _place: WholeAnswer,
+}
+
+impl MessageBody for HeldBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(u64::try_from(self.left.len()).unwrap_or(u64::MAX))
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let piece_bytes = self.left.len().min(PIECE_BYTES);
+        Poll::Ready((piece_bytes > 0).then(|| Ok(self.left.split_to(piece_bytes))))
+    }
 }
 
 /// Events in the form of a transaction of ours.

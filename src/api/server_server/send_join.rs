@@ -28,6 +28,7 @@ use super::{
 use crate::{
     error::MatrixError,
     extract::{PathArguments, Signed},
+    rate_limit::WholeAnswer,
     restricted_join::{self, Vouching},
     state::App,
 };
@@ -40,16 +41,17 @@ pub(super) fn routes(config: &mut ServiceConfig) {
 }
 
 async fn send_join_v2(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<HttpResponse, MatrixError> {
-    Ok(pdu_text::answer(send_join(signed, &request, &app).await?))
+    let (answer, place) = send_join(signed, &request, &app).await?;
+    Ok(pdu_text::whole_answer(answer, place))
 }
 
 async fn send_join_v1(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<HttpResponse, MatrixError> {
-    let answer = send_join(signed, &request, &app).await?;
-    Ok(pdu_text::answer(pdu_text::array(["200", &answer])))
+    let (answer, place) = send_join(signed, &request, &app).await?;
+    Ok(pdu_text::whole_answer(pdu_text::array(["200", &answer]), place))
 }
 
-/// The JSON of the answer.
-async fn send_join(signed: Signed, request: &HttpRequest, app: &App) -> Result<String, MatrixError> {
+/// The JSON of the answer, and its place among those that the server may be given at once.
+async fn send_join(signed: Signed, request: &HttpRequest, app: &App) -> Result<(String, WholeAnswer), MatrixError> {
     let path = PathArguments::of_request(request)?;
     let room_id: OwnedRoomId = path.parse(0, "roomId")?;
     let event_id: OwnedEventId = path.parse(1, "eventId")?;
@@ -67,6 +69,8 @@ async fn send_join(signed: Signed, request: &HttpRequest, app: &App) -> Result<S
     check_vouching(app, &HandshakeShape::parse(body.clone(), &expected)?).await?;
     let shape = vouched_shape(app, body.clone(), &expected)?;
     let keys = keys_of_event(app, &shape, &expected).await?;
+    // Before the join stands: it is worth nothing to the server without the answer.
+    let place = app.limits.hold_whole_answer(&origin).await?;
     let mut shape = Some(shape);
     let attempt = || {
         // Held joins are asked again; the message before went with the first attempt.
@@ -76,7 +80,7 @@ async fn send_join(signed: Signed, request: &HttpRequest, app: &App) -> Result<S
         async move { app.rooms.ask(room_id, AdmitJoin { join: join? }).await.map_err(NotAdmitted::Room) }
     };
     let admitted = app.limits.hold_until(&*app.clock, attempt, NotAdmitted::pause).await?;
-    answer(app, &room_id, &version, &admitted).await
+    Ok((answer(app, &room_id, &version, &admitted).await?, place))
 }
 
 /// A join that a user of ours vouches for must meet the room's condition, whatever the template said when it was given out.

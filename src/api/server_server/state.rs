@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::MatrixError,
     extract::{PathArguments, Signed},
+    rate_limit::WholeAnswer,
     state::App,
 };
 
@@ -25,9 +26,9 @@ pub(super) fn routes(config: &mut ServiceConfig) {
 }
 
 async fn state(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<HttpResponse, MatrixError> {
-    let StateAnswer { state, auth_chain } = StateAnswer::read(&app, &signed.origin, &request).await?;
+    let StateAnswer { state, auth_chain, place } = StateAnswer::read(&app, &signed.origin, &request).await?;
     let (pdus, auth_chain) = (pdu_text::array(state.texts()), pdu_text::array(auth_chain.texts()));
-    Ok(pdu_text::answer(pdu_text::object(&[("pdus", &pdus), ("auth_chain", &auth_chain)])))
+    Ok(pdu_text::whole_answer(pdu_text::object(&[("pdus", &pdus), ("auth_chain", &auth_chain)]), place))
 }
 
 /// What both forms of the question are answered from.
@@ -36,6 +37,8 @@ pub(super) struct StateAnswer {
     pub(super) state: Collected,
     /// What authorizes the events of the state.
     pub(super) auth_chain: Collected,
+    /// The place of the answer among those that the server may be given at once.
+    pub(super) place: WholeAnswer,
 }
 
 impl StateAnswer {
@@ -53,9 +56,10 @@ impl StateAnswer {
         if is_outlier(&event) {
             return Err(MatrixError::not_found("the state at this event is not known here"));
         }
+        let place = app.limits.hold_whole_answer(origin).await?;
         let rooms = &*app.stores.rooms;
         let state = Collected::state(rooms, &room_id, event.state_before).await?;
         let auth_chain = state.auth_chain(rooms, &room_id, reader.version()).await?;
-        Ok(Self { state, auth_chain })
+        Ok(Self { state, auth_chain, place })
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
 }
 
 async fn state_ids(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<HttpResponse, MatrixError> {
-    let StateAnswer { state, auth_chain } = StateAnswer::read(&app, &signed.origin, &request).await?;
+    let StateAnswer { state, auth_chain, .. } = StateAnswer::read(&app, &signed.origin, &request).await?;
     let (pdu_ids, auth_chain_ids): (Vec<_>, Vec<_>) = (state.event_ids().collect(), auth_chain.event_ids().collect());
     Ok(HttpResponse::Ok().json(json!({ "pdu_ids": pdu_ids, "auth_chain_ids": auth_chain_ids })))
 }
