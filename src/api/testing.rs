@@ -199,6 +199,17 @@ impl World {
 
     /// With other servers, and a sender that runs.
     pub(crate) fn among(rates: Rates, change: impl FnOnce(&mut ApiSettings), peers: Arc<Peers>) -> Self {
+        let settings = FederationSettings { request_timeout: Duration::from_secs(20), auto_join_accepted: false };
+        Self::federating(rates, change, peers, settings)
+    }
+
+    /// The same, with its part in the federation configured.
+    pub(crate) fn federating(
+        rates: Rates,
+        change: impl FnOnce(&mut ApiSettings),
+        peers: Arc<Peers>,
+        federating: FederationSettings,
+    ) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock::start());
         let (notifier, outbound) = (SyncNotifier::default(), OutboundQueue::default());
         let listeners = Listeners { notifier: notifier.clone(), outbound: outbound.clone() };
@@ -234,7 +245,7 @@ impl World {
         let discovery =
             Discovery::new(network.clone(), network.clone(), BTreeMap::new(), clock.clone(), Arc::new(|| 0));
         let client = Client::new(identity.clone(), discovery, network);
-        let request_timeout = Duration::from_secs(20);
+        let request_timeout = federating.request_timeout;
         let federation = Federation::new(FederationParts {
             identity: identity.clone(),
             client: client.clone(),
@@ -244,7 +255,7 @@ impl World {
             clock: clock.clone(),
             random: Arc::new(|| 0),
             cpu: pool.clone(),
-            settings: FederationSettings { request_timeout, auto_join_accepted: false },
+            settings: federating,
         });
         let backoff = Backoff { min: Duration::from_mins(10), max: Duration::from_hours(7 * 24) };
         let sender = SenderParts {

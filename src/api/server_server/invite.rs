@@ -67,17 +67,14 @@ async fn invite(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<
     };
     let shape = InviteShape::parse(event.clone(), &invitation)?;
     require_user(&app, shape.target()).await?;
+    let target = shape.target().to_owned();
     let entries = check_invite_state(invite_room_state.as_ref(), &room_id, &version, shape.pdu().sender())?;
     let keys = keys_of_signers(&app, shape.required_signatures()?, shape.pdu(), &version).await;
     let mut first = Some(cosigned(&app, shape, &keys)?);
     // After the invite itself is proven: only then are the keys of others worth a look.
     let stripped = shown(&app, entries, &version).await?;
     let answered = first.as_ref().map(|invite| invite.pdu().clone());
-    let target = first.as_ref().map(|invite| invite.target().to_owned());
-    let standing = match &target {
-        Some(target) => app.stores.rooms.out_of_band_of(target, &room_id).await?,
-        None => None,
-    };
+    let before = app.stores.rooms.out_of_band_of(&target, &room_id).await?;
     let attempt = || {
         // Held invites are asked again; the message before went with the first attempt.
         let invite = first.take().map_or_else(
@@ -95,7 +92,7 @@ async fn invite(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<
         }
     };
     app.limits.hold_until(&*app.clock, attempt, overload_pause).await?;
-    if let (Some(target), Some(knock)) = (target, standing) {
+    if let Some(knock) = before {
         app.federation.knock_accepted(&room_id, &target, &knock);
     }
     let event: Arc<Pdu> = answered.ok_or_else(MatrixError::internal)?;

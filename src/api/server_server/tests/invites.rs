@@ -1,12 +1,16 @@
 //! Invites of our users by other servers: what is taken, and what is never signed.
 
+use std::{sync::Arc, time::Duration};
+
 use actix_web::test::init_service;
 use ruma::{RoomVersionId, UserId, events::room::member::MembershipState, room_id};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
+use vestibule_federation::{FederationSettings, perform::KnockElsewhere};
 use vestibule_storage::accounts::AccountChange;
 
 use super::FEDERATION;
-use crate::testing::{NOW, Peer, World, ask};
+use crate::testing::{NOW, Peer, World, ask, rates};
 
 const ROOM: &str = "!theirs:them.test";
 
@@ -201,5 +205,48 @@ async fn a_room_that_we_are_in_has_its_word() {
             ask(&service, peer.put(&invite_path(room_id.as_str(), &event_id), &body).to_request()).await;
         assert_eq!(status, expected, "{named}: {answer}");
         assert!(status == 200 || answer["errcode"] == "M_INVALID_PARAM", "{answer}");
+    }
+}
+
+#[actix_web::test]
+async fn a_knock_that_is_accepted_becomes_a_join_where_that_is_configured() {
+    tokio::time::pause();
+    for auto_join_accepted in [true, false] {
+        let joins = Arc::new(Notify::new());
+        let hears = joins.clone();
+        let peers = Arc::new(move |_: &str, request: &http::Request<bytes::Bytes>| {
+            let path = request.uri().path();
+            if path.contains("/make_knock/") {
+                let template = json!({
+                    "auth_events": ["$create"], "prev_events": ["$last"], "depth": 9, "origin_server_ts": NOW.0,
+                    "content": { "membership": "knock" }, "room_id": ROOM, "sender": "@ann:us.test",
+                    "state_key": "@ann:us.test", "type": "m.room.member",
+                });
+                return Some((200, json!({ "room_version": "11", "event": template })));
+            }
+            if path.contains("/make_join/") {
+                hears.notify_one();
+            }
+            path.contains("/send_knock/").then(|| (200, json!({ "knock_room_state": [] })))
+        });
+        let settings = FederationSettings { request_timeout: Duration::from_secs(20), auto_join_accepted };
+        let world = World::federating(rates(false), |_| {}, peers, settings);
+        let peer = Peer::new("them.test", 2);
+        world.know(&peer).await;
+        let user_id = world.user("ann", false, "token").await;
+        let service = init_service(world.application(&FEDERATION)).await;
+        let room_id = room_id!("!theirs:them.test").to_owned();
+        let knock = KnockElsewhere {
+            user_id: user_id.clone(),
+            room_id,
+            via: vec!["them.test".try_into().unwrap()],
+            content: Default::default(),
+        };
+        world.app.federation.knock(knock).await.unwrap();
+        let (event_id, event) = peer.sign(invite_event(ROOM), RoomVersionId::V11);
+        let body = json!({ "room_version": "11", "event": event });
+        assert_eq!(ask(&service, peer.put(&invite_path(ROOM, &event_id), &body).to_request()).await.0, 200);
+        let joined = tokio::time::timeout(Duration::from_secs(60), joins.notified()).await.is_ok();
+        assert_eq!(joined, auto_join_accepted);
     }
 }
