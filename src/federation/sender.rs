@@ -6,6 +6,7 @@
 //! more to do. Pauses after failures live in the lanes, so a restart begins with an attempt for everybody.
 
 mod backoff;
+mod catch_up;
 mod destination;
 mod handshakes;
 mod invite;

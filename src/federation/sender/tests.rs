@@ -419,3 +419,33 @@ fn nobody_hears_of_an_invite_that_stands_no_more() {
         assert!(bench.peers.sent().iter().all(|sent| !sent.target.contains("/invite/")), "{:?}", bench.peers.sent());
     });
 }
+
+#[test]
+fn a_server_that_comes_back_after_long_gets_the_newest_and_what_is_about_its_users() {
+    on_paused_time(async || {
+        let is_away = Arc::new(Mutex::new(true));
+        let away = is_away.clone();
+        let bench = Bench::new(Peers::new(move |_| {
+            if *away.lock().unwrap() { Err(EgressError::Timeout) } else { taken() }
+        }));
+        let room = bench.public_room().await;
+        bench.join(&room, BOB).await;
+        let banned = bench.world.change(&room, ALICE, MembershipChange::Ban, "@bad:peer.test").await.unwrap();
+        let said = bench.say(&room, 1_050).await;
+        bench.sender.start();
+        for attempt in 1..=5_u32 {
+            bench.requests(usize::try_from(attempt).unwrap()).await;
+            assert_eq!(bench.pending(PEER) > 500, attempt < 5, "{attempt}");
+            if attempt < 5 {
+                pass(Duration::from_mins(10) * 2_u32.pow(attempt - 1)).await;
+            }
+        }
+        *is_away.lock().unwrap() = false;
+        bench.sender.sign_of_life(&server(PEER));
+        bench.delivered(PEER).await;
+        let sent = bench.requests(6).await;
+        let mut expected = vec![banned];
+        expected.extend_from_slice(&said[said.len() - 20..]);
+        assert_eq!(event_ids(&sent[5], &room), expected);
+    });
+}

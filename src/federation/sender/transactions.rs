@@ -18,6 +18,7 @@ use vestibule_storage::{
 
 use super::{
     Inner, LaneKind, STORAGE_PAUSE, Wanted,
+    catch_up::{self, AWAY_AFTER},
     destination::{Failure, Lane, Step, Work},
 };
 use crate::{
@@ -170,7 +171,18 @@ impl Transactions {
             (_, batch) => self.current = batch,
         }
         let failures = lane.failed(error);
-        Step::Pause(inner.due_after(failures, &failure))
+        let due = inner.due_after(failures, &failure);
+        if failures >= AWAY_AFTER {
+            match catch_up::thin(inner, lane.server()).await {
+                Ok(0) => {}
+                Ok(rows) => {
+                    log::info!(destination:% = lane.server(), rows; "events that a server can ask for later do not wait for it");
+                    self.current = None;
+                }
+                Err(error) => log::error!(destination:% = lane.server(), error:%; "the outbox cannot be read"),
+            }
+        }
+        Step::Pause(due)
     }
 
     async fn next_batch(&self, inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Batch>, StorageError> {
@@ -226,7 +238,7 @@ impl Batch {
 }
 
 /// The events of rows, in their order. Those that are gone are left out: their rows are done.
-async fn load_events(inner: &Inner, rows: &[OutboxRow]) -> Result<Vec<Arc<Pdu>>, StorageError> {
+pub(super) async fn load_events(inner: &Inner, rows: &[OutboxRow]) -> Result<Vec<Arc<Pdu>>, StorageError> {
     let mut by_room: BTreeMap<OwnedRoomId, Vec<OwnedEventId>> = BTreeMap::new();
     for row in rows {
         by_room.entry(row.room_id.clone()).or_default().push(row.event_id.clone());
