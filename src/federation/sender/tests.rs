@@ -425,9 +425,8 @@ fn a_server_that_comes_back_after_long_gets_the_newest_and_what_is_about_its_use
     on_paused_time(async || {
         let is_away = Arc::new(Mutex::new(true));
         let away = is_away.clone();
-        let bench = Bench::new(Peers::new(move |_| {
-            if *away.lock().unwrap() { Err(EgressError::Timeout) } else { taken() }
-        }));
+        let bench =
+            Bench::new(Peers::new(move |_| if *away.lock().unwrap() { Err(EgressError::Timeout) } else { taken() }));
         let room = bench.public_room().await;
         bench.join(&room, BOB).await;
         let banned = bench.world.change(&room, ALICE, MembershipChange::Ban, "@bad:peer.test").await.unwrap();
