@@ -178,6 +178,8 @@ pub enum KnockSource {
     },
     /// A user of this server.
     Client,
+    /// A user of this server, on a room that others are to judge: how many knocks it takes is theirs to say.
+    ClientElsewhere,
 }
 
 /// All buckets of knocks. Shared by all rooms; each look is a few map accesses under one short lock.
@@ -218,12 +220,14 @@ impl KnockLimits {
         let room = room_id.to_owned();
         let user = user_id.to_owned();
         let of_user = (user.clone(), room.clone());
-        let mut looks = vec![
-            (KnockBucket::UserInRoom, self.by_user_in_room.peek(&of_user, now)),
-            (KnockBucket::Room, self.in_room.peek(&room, now)),
-        ];
+        let mut looks = vec![(KnockBucket::UserInRoom, self.by_user_in_room.peek(&of_user, now))];
+        if *source != KnockSource::ClientElsewhere {
+            looks.push((KnockBucket::Room, self.in_room.peek(&room, now)));
+        }
         match source {
-            KnockSource::Client => looks.push((KnockBucket::User, self.by_user.peek(&user, now))),
+            KnockSource::Client | KnockSource::ClientElsewhere => {
+                looks.push((KnockBucket::User, self.by_user.peek(&user, now)));
+            }
             KnockSource::Federation { origin, network } => {
                 let of_origin = (origin.clone(), room);
                 looks.push((KnockBucket::OriginInRoom, self.by_origin_in_room.peek(&of_origin, now)));
@@ -257,9 +261,11 @@ impl KnockLimits {
         // too few, so what the second look would say is dropped.
         let (room, user) = (room_id.to_owned(), user_id.to_owned());
         let _ = self.by_user_in_room.take(&(user.clone(), room.clone()), now);
-        let _ = self.in_room.take(&room, now);
+        if *source != KnockSource::ClientElsewhere {
+            let _ = self.in_room.take(&room, now);
+        }
         match source {
-            KnockSource::Client => {
+            KnockSource::Client | KnockSource::ClientElsewhere => {
                 let _ = self.by_user.take(&user, now);
             }
             KnockSource::Federation { origin, network } => {

@@ -379,7 +379,7 @@ impl Rooms {
     pub fn count_knock_elsewhere(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), KnockRefusal> {
         let context = &self.shared.context;
         let Some(limits) = &context.limits else { return Ok(()) };
-        let counted = limits.take(room_id, user_id, &KnockSource::Client, context.clock.monotonic());
+        let counted = limits.take(room_id, user_id, &KnockSource::ClientElsewhere, context.clock.monotonic());
         counted.inspect_err(|refusal| context.gauges.knock_refused(refusal.name()))
     }
 

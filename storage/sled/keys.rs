@@ -1,7 +1,7 @@
 //! The byte layout: which key holds what, and how keys sort.
 //! May not: know what a value holds, or read a store.
 //!
-//! A key is a table byte and components. Numbers are big-endian; timeline orders have their sign bit turned, so that byte order is number
+//! A key is a table byte and components. Numbers are big-endian; timeline orders are moved above zero, so that byte order is number
 //! order. A text that something follows is escaped and terminated, so that keys sort as the lists of their texts do and no text, whatever
 //! a peer put into it, can reach into the next component.
 
@@ -164,6 +164,12 @@ const ESCAPED: u8 = 0x00;
 const ESCAPED_ZERO: u8 = 0xff;
 const TERMINATOR: u8 = 0x01;
 const SIGN_BIT: u64 = 1 << 63;
+/// Orders below zero are written from here downwards, not from the sign bit: right below that lie numbers of many 0xff bytes,
+/// and sled 0.34 does not find its way backwards over a leaf's border to keys with more than four of them (it panics).
+const HISTORY_ORIGIN: u64 = 0x4000_8000_8000_8000;
+/// The lowest order that has a key of its own, some two billion events before a room's first. Down to it no order has more
+/// than three 0xff bytes in a row.
+const ORDER_MIN: i64 = -0x7fff_0000;
 
 /// A key in the making, or the common beginning of several.
 #[derive(Clone, Debug)]
@@ -186,7 +192,10 @@ impl Key {
     }
 
     pub(crate) fn order(self, order: i64) -> Self {
-        self.number(order.cast_unsigned() ^ SIGN_BIT)
+        if order >= 0 {
+            return self.number(order.cast_unsigned() ^ SIGN_BIT);
+        }
+        self.number(HISTORY_ORIGIN.saturating_sub(order.max(ORDER_MIN).unsigned_abs()))
     }
 
     pub(crate) fn hash(mut self, hash: &[u8; 32]) -> Self {
@@ -256,7 +265,10 @@ impl<'a> KeyParts<'a> {
     }
 
     pub(crate) fn order(&mut self) -> Option<i64> {
-        self.number().map(|number| (number ^ SIGN_BIT).cast_signed())
+        self.number().map(|number| {
+            let moved = if number < SIGN_BIT { number.wrapping_sub(HISTORY_ORIGIN) } else { number ^ SIGN_BIT };
+            moved.cast_signed()
+        })
     }
 
     pub(crate) fn hash(&mut self) -> Option<[u8; 32]> {
@@ -349,7 +361,7 @@ mod tests {
         }
 
         #[test]
-        fn keys_are_read_back(text in ".{0,6}", zeros in "[\0\u{1}\u{ff}]{0,6}", order: i64, number: u64, part: u32) {
+        fn keys_are_read_back(text in ".{0,6}", zeros in "[\0\u{1}\u{ff}]{0,6}", order in ORDER_MIN.., number: u64, part: u32) {
             let key = Key::of(Table::Knock).text(&text).order(order).text(&zeros).number(number).part(part).last(&text);
             let key = key.into_bytes();
             let mut parts = KeyParts::of(&key);
@@ -362,7 +374,7 @@ mod tests {
         }
 
         #[test]
-        fn orders_sort_as_numbers(a: i64, b: i64) {
+        fn orders_sort_as_numbers(a in ORDER_MIN.., b in ORDER_MIN..) {
             let key = |order| Key::of(Table::Timeline).order(order).into_bytes();
             prop_assert_eq!(key(a).cmp(&key(b)), a.cmp(&b));
         }
@@ -374,6 +386,41 @@ mod tests {
             prop_assert!(inside < begin.clone().after());
             if let Some(next) = number.checked_add(1) {
                 prop_assert!(Key::of(Table::Timeline).number(next).into_bytes() >= begin.after());
+            }
+        }
+    }
+
+    #[test]
+    fn no_order_of_history_ends_in_many_0xff_bytes() {
+        let spread = (1..0x7fff_0000_i64).step_by(9_973).chain([1, 0x7fff, 0x8000, 0xffff, 0x1_0000, 0x7fff_0000]);
+        for order in spread {
+            let key = Key::of(Table::Timeline).order(-order).into_bytes();
+            assert!(!key.windows(4).any(|bytes| bytes == [0xff; 4]), "{order}");
+        }
+    }
+
+    #[test]
+    fn sled_reads_history_backwards_over_every_border() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let orders = -400..400_i64;
+        let rooms = 1..9_u64;
+        for room in rooms.clone() {
+            for order in orders.clone() {
+                db.insert(Key::of(Table::Timeline).number(room).order(order).into_bytes(), vec![7; 43]).unwrap();
+            }
+        }
+        for room in rooms {
+            let timeline = Key::of(Table::Timeline).number(room);
+            for to in [-399, -1, 0, 1, 399] {
+                let end = timeline.clone().order(to).into_bytes();
+                let keys = db.range(timeline.clone().into_bytes()..=end).rev().map(|entry| entry.unwrap().0);
+                let read: Vec<i64> = keys
+                    .map(|key| {
+                        let mut parts = KeyParts::of(&key);
+                        parts.number().and_then(|_| parts.order()).unwrap()
+                    })
+                    .collect();
+                assert_eq!(read, (-400..=to).rev().collect::<Vec<_>>());
             }
         }
     }
