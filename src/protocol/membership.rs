@@ -455,8 +455,8 @@ pub enum TemplateRefusal {
         /// What is wrong.
         what: &'static str,
     },
-    /// `join_authorised_via_users_server` is there and no user id.
-    #[error("the authorizing user is no user id")]
+    /// `join_authorised_via_users_server` is there and no user id of another server.
+    #[error("the authorizing user is no user of another server")]
     BadAuthorisedVia,
 }
 

@@ -86,6 +86,10 @@ pub fn read_template(
         .map(|user_id| user_id.as_str().and_then(|user_id| UserId::parse(user_id).ok()))
         .map(|user_id| user_id.ok_or(TemplateRefusal::BadAuthorisedVia))
         .transpose()?;
+    // Who of us has vouched has done it here. Our own signature, which the join has anyway, must not pass for it.
+    if authorised_via.as_ref().is_some_and(|voucher| voucher.server_name() == wanted.user_id.server_name()) {
+        return Err(TemplateRefusal::BadAuthorisedVia);
+    }
     Ok(Template { version, place, authorised_via })
 }
 

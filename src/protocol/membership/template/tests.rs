@@ -236,7 +236,9 @@ fn who_vouches_is_taken_from_joins_of_versions_that_know_it() {
         ("12", MembershipState::Join, json!(ALICE), Ok(Some(user(ALICE)))),
         ("10", MembershipState::Join, json!("alice"), bad.clone()),
         ("10", MembershipState::Join, json!(7), bad.clone()),
-        ("10", MembershipState::Join, json!(null), bad),
+        ("10", MembershipState::Join, json!(null), bad.clone()),
+        ("10", MembershipState::Join, json!(BOB), bad.clone()),
+        ("10", MembershipState::Join, json!("@else:peer.test"), bad),
         // Elsewhere the key means nothing and must never be signed.
         ("7", MembershipState::Join, json!(ALICE), Ok(None)),
         ("10", MembershipState::Knock, json!(ALICE), Ok(None)),
