@@ -1,15 +1,11 @@
 //! The ground of the hostile scenarios: a server with an owner, a peer that plays foul, and what must hold after whatever it does.
 //! May not: forgive a 5xx, or take an answer for proof that nothing was changed.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::collections::BTreeMap;
 
-use ruma::CanonicalJsonObject;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, FakePeer, SignedEvent, Template, TestServer, User, encoded, now_ms, path_of};
+use crate::support::{Answer, FakePeer, SignedEvent, Template, TestServer, User, encoded, path_of};
 
 /// What our server is called in signatures.
 const US: &str = "vestibule.test";
@@ -80,11 +76,8 @@ pub fn next_event(ground: &Ground, peer: &FakePeer, room_id: &str, user_id: &str
 /// Delivers events by a transaction of `peer`; what is said of each.
 #[track_caller]
 pub fn deliver(ground: &Ground, peer: &FakePeer, events: &[&SignedEvent]) -> Value {
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    let target = format!("/_matrix/federation/v1/send/{}", NUMBER.fetch_add(1, Ordering::SeqCst));
-    let pdus: Vec<&CanonicalJsonObject> = events.iter().map(|event| &event.event).collect();
-    let body = json!({ "origin": peer.name(), "origin_server_ts": now_ms(), "pdus": pdus });
-    peer.ask(&ground.server, "PUT", &target, Some(&serde_json::from_value(body).unwrap())).ok()["pdus"].take()
+    let pdus: Vec<Value> = events.iter().map(|event| serde_json::to_value(&event.event).unwrap()).collect();
+    peer.send(&ground.server, &pdus).ok()["pdus"].take()
 }
 
 /// A membership handshake in which we are the resident server.
@@ -144,14 +137,6 @@ impl Handshake {
     }
 }
 
-/// Lets a user of a peer into a room that is open to it.
-#[track_caller]
-pub fn enter(ground: &Ground, peer: &FakePeer, room_id: &str, user_id: &str) {
-    let join = peer.sign(Handshake::Join.template_for(ground, peer, room_id, user_id));
-    let target = Handshake::Join.send_target(room_id, &join.event_id);
-    peer.ask(&ground.server, "PUT", &target, Some(&join.event)).ok();
-}
-
 /// A 400 or 403 with a Matrix error that bears nothing signed by us.
 #[track_caller]
 pub fn assert_refused(answer: &Answer, what: &str) {
@@ -170,10 +155,4 @@ pub fn is_signed_by_us(value: &Value) -> bool {
         Value::Array(entries) => entries.iter().any(is_signed_by_us),
         _ => false,
     }
-}
-
-/// Signs an event for a room of that version.
-#[track_caller]
-pub fn sign_for(peer: &FakePeer, version: &str, event: &Value) -> SignedEvent {
-    peer.sign(Template::of(json!({ "room_version": version, "event": event })))
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::ground::{Ground, Handshake, assert_refused, enter, is_signed_by_us, sign_for};
+use super::ground::{Ground, Handshake, assert_refused, is_signed_by_us};
 use crate::support::{FakePeer, SignedEvent, encoded, path_of};
 
 #[test]
@@ -109,7 +109,7 @@ fn continuwuity_688cd8f46_neither_templates_nor_events_of_others_bear_our_signat
         // As the room keeps it, read by a server that is in the room.
         if handshake == Handshake::Knock {
             ground.owner.set_state(&room_id, "m.room.join_rules", "", json!({ "join_rule": "public" }));
-            enter(&ground, &ground.peer, &room_id, &ground.peer.user("bea"));
+            ground.peer.join(&ground.server, &room_id, &ground.peer.user("bea")).ok();
         }
         let target = format!("/_matrix/federation/v1/event/{}", encoded(&event.event_id));
         let kept = ground.peer.ask(&ground.server, "GET", &target, None).ok();
@@ -152,15 +152,18 @@ fn cve_2025_68667_an_invite_is_judged_before_it_is_signed() {
         (with("room_id", json!("!else:peer.test")), "another room than the path"),
         (with("depth", json!(-1)), "a depth that none can have"),
     ] {
-        let event = sign_for(&ground.peer, "11", &event);
+        let event = ground.peer.sign_for("11", event);
         assert_refused(&put(&event, "!theirs:peer.test", "11"), what);
     }
-    let right = sign_for(&ground.peer, "11", &invite);
+    let right = ground.peer.sign_for("11", invite.clone());
     let mut unsigned = right.clone();
     unsigned.event.remove("signatures");
     let renamed = SignedEvent { event_id: "$another".to_owned(), event: right.event.clone() };
     assert_refused(&put(&unsigned, "!theirs:peer.test", "11"), "not signed");
-    assert_refused(&put(&sign_for(&impostor, "11", &invite), "!theirs:peer.test", "11"), "signed with another key");
+    assert_refused(
+        &put(&impostor.sign_for("11", invite.clone()), "!theirs:peer.test", "11"),
+        "signed with another key",
+    );
     assert_refused(&put(&renamed, "!theirs:peer.test", "11"), "another event id in the path");
     assert_refused(&put(&right, "!theirs:peer.test", "org.example.99"), "a version that nobody knows");
     assert_refused(&put(&right, "!theirs:peer.test", "12"), "a version by whose rules the event has another id");

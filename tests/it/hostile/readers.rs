@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::ground::{Ground, enter};
+use super::ground::Ground;
 use crate::support::{Answer, FakePeer, encoded, path_of};
 
 /// Well above what a sound matcher needs, far below what one takes that tries every way of matching.
@@ -56,7 +56,7 @@ fn continuwuity_0ea0d09b9_a_pending_knock_opens_no_reads() {
     for request in reads(&room_id, &said) {
         ask(&ground.peer, &ground, &request).refused(403, "M_FORBIDDEN");
     }
-    enter(&ground, &ground.peer, &room_id, &ann);
+    ground.peer.join(&ground.server, &room_id, &ann).ok();
     for request in reads(&room_id, &said) {
         assert_eq!(ask(&ground.peer, &ground, &request).status, 200, "{}", request.1);
     }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::ground::{Ground, deliver, enter, next_event};
+use super::ground::{Ground, deliver, next_event};
 use crate::support::{FakePeer, SignedEvent, encoded};
 
 /// A room that is open to all, with a user of the peer in it.
@@ -18,7 +18,7 @@ impl Shared {
         let ground = Ground::with(others);
         let room_id = ground.owner.room_with_rule(version, json!({ "join_rule": "public" }), &[]);
         let bob = ground.peer.user("bob");
-        enter(&ground, &ground.peer, &room_id, &bob);
+        ground.peer.join(&ground.server, &room_id, &bob).ok();
         Self { ground, room_id, bob }
     }
 
@@ -100,7 +100,7 @@ fn rules_hold_for_events_that_another_server_let_in() {
     let template = next_event(ground, &ground.peer, room_id, bob);
     let cited: Vec<Value> = template.event["auth_events"].as_array().unwrap().clone();
     let elsewhere = ground.owner.room_with_rule("12", json!({ "join_rule": "public" }), &[]);
-    enter(ground, &ground.peer, &elsewhere, bob);
+    ground.peer.join(&ground.server, &elsewhere, bob).ok();
     let foreign = next_event(ground, &ground.peer, &elsewhere, bob).event["auth_events"].clone();
     let with = |more: Value| -> Vec<Value> { cited.iter().cloned().chain([more]).collect() };
     let create = format!("${}", &room_id[1..]);
@@ -175,8 +175,8 @@ fn synapse_3796_acls_are_asked_for_each_event() {
     let rooms = ["1", "2"].map(|_| ground.owner.room_with_rule("11", json!({ "join_rule": "public" }), &[]));
     let eve = evil.user("eve");
     for room_id in &rooms {
-        enter(&ground, &ground.peer, room_id, &bob);
-        enter(&ground, &evil, room_id, &eve);
+        ground.peer.join(&ground.server, room_id, &bob).ok();
+        evil.join(&ground.server, room_id, &eve).ok();
     }
     let [closed, open] = rooms.each_ref().map(|room_id| {
         let template = next_event(&ground, &evil, room_id, &eve);

@@ -2,6 +2,8 @@
 //! of rooms that Vestibule's users ask to be let into.
 //! May not: be the judge of signatures and ids. It builds them with our own crates; `tests/interop/` judges.
 
+mod foul_play;
+
 use std::{
     collections::BTreeMap,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -57,6 +59,10 @@ struct Script {
     answers: BTreeMap<String, (u16, Value)>,
     /// What happens before an endpoint answers.
     before: BTreeMap<String, Arc<dyn Fn() + Send + Sync>>,
+    /// What is made of the answer in the end.
+    changes: BTreeMap<String, foul_play::Change>,
+    /// What is written in place of an answer.
+    raw: BTreeMap<String, foul_play::Raw>,
     aliases: BTreeMap<String, String>,
     profiles: BTreeMap<String, Value>,
     seen: Vec<Seen>,
@@ -227,7 +233,8 @@ impl FakePeer {
     /// Template, signature, delivery: enters a room of the server's.
     #[track_caller]
     pub fn join(&self, server: &TestServer, room_id: &str, user_id: &str) -> Answer {
-        let target = format!("{}?ver=10&ver=11&ver=12", path_of("v1/make_join", room_id, user_id));
+        let offered = "ver=6&ver=7&ver=8&ver=9&ver=10&ver=11&ver=12";
+        let target = format!("{}?{offered}", path_of("v1/make_join", room_id, user_id));
         let join = self.sign(Template::of(self.ask(server, "GET", &target, None).ok()));
         let target = path_of("v2/send_join", room_id, &join.event_id);
         self.ask(server, "PUT", &target, Some(&join.event))
@@ -428,6 +435,12 @@ impl Inner {
                 return;
             }
             let (status, body) = self.answer(&request);
+            let raw = self.script().raw.get(&endpoint_of(&request.target)).cloned();
+            if let Some(write) = raw {
+                // Whoever asked may have hung up in the middle of it.
+                let _ = write(stream.get_mut());
+                return;
+            }
             let body = body.to_string();
             let head = format!(
                 "HTTP/1.1 {status} As It Is\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -441,15 +454,18 @@ impl Inner {
     }
 
     fn answer(&self, request: &Request) -> (u16, Value) {
+        let (status, body) = self.honest_answer(request);
+        let change = self.script().changes.get(&endpoint_of(&request.target)).cloned();
+        (status, if let Some(change) = change { change(body) } else { body })
+    }
+
+    fn honest_answer(&self, request: &Request) -> (u16, Value) {
         let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
         if path == "/_matrix/key/v2/server" {
             self.key_requests.fetch_add(1, Ordering::SeqCst);
             return (200, self.key_document());
         }
-        let parts: Vec<String> = path.trim_start_matches("/_matrix/federation/").split('/').map(decoded).collect();
-        // `v1/query/directory` is known by its last word, all others by the one after the version.
-        let parts =
-            if parts.get(1).is_some_and(|word| word == "query") { &parts[2..] } else { &parts[1.min(parts.len())..] };
+        let parts = words_of(path);
         let Some((endpoint, arguments)) = parts.split_first() else { return not_here() };
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let seen = Seen { endpoint: endpoint.clone(), target: request.target.clone(), body: body.clone() };
@@ -565,6 +581,20 @@ impl Inner {
         self.identity.sign_json(&mut document).unwrap();
         serde_json::to_value(&document).unwrap()
     }
+}
+
+/// The word of an endpoint, and what follows it in a path.
+fn words_of(path: &str) -> Vec<String> {
+    let path = ["/_matrix/federation/", "/_matrix/key/"].iter().find_map(|prefix| path.strip_prefix(prefix));
+    let mut parts: Vec<String> = path.unwrap_or_default().split('/').map(decoded).collect();
+    // `v1/query/directory` is known by its last word, all others by the one after the version.
+    parts.drain(..if parts.get(1).is_some_and(|word| word == "query") { 2 } else { 1 });
+    parts
+}
+
+fn endpoint_of(target: &str) -> String {
+    let path = target.split('?').next().unwrap_or_default();
+    words_of(path).into_iter().next().unwrap_or_default()
 }
 
 struct Request {

@@ -1,0 +1,197 @@
+//! Replies that are made to cost memory, time or the process: endless, dripping, nested, compressed.
+//! May not: let a reply go on for longer than whoever asked listens.
+
+use std::{
+    fs,
+    io::{self, Write},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::guest::Guest;
+use crate::support::{FakePeer, TestServer, send_signal};
+
+/// `federation.request_timeout` here.
+const REQUEST_TIMEOUT: &str = "\"3s\"";
+
+/// For one flow with two requests, on a busy machine.
+const FLOW_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a server may take on for a reply that it does not want. Source: SECURITY V55, and room for the allocator.
+const MEMORY_KIB_MAX: u64 = 32 * 1024;
+
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+
+/// A string that never ends.
+fn endless(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(HEAD)?;
+    out.write_all(b"\r\n{\"a\":\"")?;
+    let chunk = vec![b'x'; 64 * 1024];
+    loop {
+        out.write_all(&chunk)?;
+    }
+}
+
+/// The same in chunks, none of which says how much is still to come.
+fn endless_in_chunks(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(HEAD)?;
+    out.write_all(b"Transfer-Encoding: chunked\r\n\r\n")?;
+    loop {
+        out.write_all(b"8000\r\n")?;
+        out.write_all(&[b'x'; 0x8000])?;
+        out.write_all(b"\r\n")?;
+    }
+}
+
+/// More than there is memory, as it says.
+fn gigabytes(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(HEAD)?;
+    out.write_all(b"Content-Length: 999999999999\r\n\r\n{")?;
+    out.flush()
+}
+
+/// Says that it is compressed, as one may who was not asked to.
+fn compressed(out: &mut dyn Write) -> io::Result<()> {
+    // A stored block of deflate, repeated without end.
+    out.write_all(HEAD)?;
+    out.write_all(b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\x03")?;
+    let mut block = vec![0, 0xff, 0xff, 0, 0];
+    block.extend(vec![b' '; 0xffff]);
+    loop {
+        out.write_all(&block)?;
+    }
+}
+
+/// One byte at a time, for as long as somebody listens.
+fn drip(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(HEAD)?;
+    out.write_all(b"\r\n")?;
+    loop {
+        out.write_all(b" ")?;
+        out.flush()?;
+        // Not a wait for anything: this is how slow it is.
+        thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// A head that never ends.
+fn endless_head(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(HEAD)?;
+    loop {
+        out.write_all(b"X-More: of the same, again and again\r\n")?;
+    }
+}
+
+fn nested(levels: usize) -> impl Fn(&mut dyn Write) -> io::Result<()> + Clone {
+    move |out: &mut dyn Write| {
+        let body = format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        out.write_all(HEAD)?;
+        write!(out, "Content-Length: {}\r\n\r\n{body}", body.len())?;
+        out.flush()
+    }
+}
+
+type Writer = fn(&mut dyn Write) -> io::Result<()>;
+
+const FOUL: [(&str, Writer); 6] = [
+    ("endless", endless),
+    ("endless in chunks", endless_in_chunks),
+    ("gigabytes", gigabytes),
+    ("compressed", compressed),
+    ("drip", drip),
+    ("endless head", endless_head),
+];
+
+/// KiB in memory, now or at the most since the last [`forget_peak`].
+fn memory_kib(server: &TestServer, which: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(which)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn forget_peak(server: &TestServer) {
+    fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
+}
+
+#[test]
+fn cve_2024_52791_no_reply_costs_more_memory_or_time_than_its_cap() {
+    let guest = Guest::on(TestServer::new().set("federation.request_timeout", REQUEST_TIMEOUT), &[]);
+    // Once fair, so that what is taken on once for all is not counted.
+    guest.knock(&guest.room("11", "knock"));
+    for endpoint in ["make_knock", "send_knock", "make_join"] {
+        for (what, write) in FOUL {
+            let room_id = guest.room("11", if endpoint == "make_join" { "public" } else { "knock" });
+            guest.peer.answer_raw(endpoint, write);
+            forget_peak(&guest.server);
+            let before = memory_kib(&guest.server, "VmRSS");
+            let begun = Instant::now();
+            let answer = match endpoint {
+                "make_join" => guest.try_join(&room_id, &["peer.test"]),
+                _ => guest.try_knock(&room_id, &["peer.test"]),
+            };
+            let (took, grew) = (begun.elapsed(), memory_kib(&guest.server, "VmHWM").saturating_sub(before));
+            assert!(took < FLOW_WITHIN, "{endpoint} {what}: {took:?}");
+            assert!(grew < MEMORY_KIB_MAX, "{endpoint} {what}: {grew} KiB");
+            // A knock that was sent may have been taken: its user hears that nobody said so, or that it was.
+            assert!([200, 502, 504].contains(&answer.status), "{endpoint} {what}: {} {}", answer.status, answer.text());
+            guest.anna.sync("timeout=0");
+            guest.peer.play_fair(endpoint);
+        }
+    }
+    guest.knock(&guest.room("11", "knock"));
+}
+
+#[test]
+fn cve_2021_21274_keys_come_within_their_cap_or_not_at_all() {
+    let peers: Vec<FakePeer> = (0..FOUL.len()).map(|number| FakePeer::new(&format!("foul{number}.test"))).collect();
+    let server = TestServer::new().set("federation.request_timeout", REQUEST_TIMEOUT);
+    let guest = Guest::on(server, &peers.iter().collect::<Vec<_>>());
+    let room_id = guest.anna.knockable_room("11");
+    for (peer, (what, write)) in peers.iter().zip(FOUL) {
+        peer.answer_raw("server", write);
+        forget_peak(&guest.server);
+        let before = memory_kib(&guest.server, "VmRSS");
+        let begun = Instant::now();
+        peer.make_knock(&guest.server, &room_id, &peer.user("ann")).refused(401, "M_UNAUTHORIZED");
+        let (took, grew) = (begun.elapsed(), memory_kib(&guest.server, "VmHWM").saturating_sub(before));
+        assert!(took < FLOW_WITHIN, "{what}: {took:?}");
+        assert!(grew < MEMORY_KIB_MAX, "{what}: {grew} KiB");
+    }
+    guest.peer.make_knock(&guest.server, &room_id, &guest.peer.user("ann")).ok();
+}
+
+#[test]
+fn cve_2022_31052_nested_replies_end_no_process() {
+    let foul = ["deep1.test", "deep2.test"].map(FakePeer::new);
+    let guest = Guest::with(&[&foul[0], &foul[1]]);
+    for levels in [127, 129, 100_000] {
+        for endpoint in ["make_knock", "send_knock", "make_join", "send_join"] {
+            let room_id = guest.room("11", if endpoint.ends_with("join") { "public" } else { "knock" });
+            guest.peer.answer_raw(endpoint, nested(levels));
+            let answer = match endpoint {
+                "make_knock" | "send_knock" => guest.try_knock(&room_id, &["peer.test"]),
+                _ => guest.try_join(&room_id, &["peer.test"]),
+            };
+            // What a knock was answered with may be anything; it was taken.
+            let right = if endpoint == "send_knock" { 200 } else { 502 };
+            assert_eq!(answer.status, right, "{endpoint} {levels}: {}", answer.text());
+            guest.peer.play_fair(endpoint);
+        }
+    }
+    for (peer, levels) in foul.iter().zip([129, 30_000]) {
+        peer.answer_raw("server", nested(levels));
+        let room_id = guest.anna.knockable_room("11");
+        peer.make_knock(&guest.server, &room_id, &peer.user("ann")).refused(401, "M_UNAUTHORIZED");
+    }
+    // An event with as much, from who may speak.
+    let room_id = guest.anna.room_with_rule("11", json!({ "join_rule": "public" }), &[]);
+    guest.peer.join(&guest.server, &room_id, &guest.peer.user("bob")).ok();
+    let deep: Value = serde_json::from_str(&format!("{}{}", "[".repeat(100), "]".repeat(100))).unwrap();
+    let pdu = json!({ "type": "m.room.message", "room_id": room_id, "content": { "deep": deep } });
+    guest.peer.send(&guest.server, &[pdu]).ok();
+    guest.anna.sync("timeout=0");
+    send_signal("0", guest.server.pid());
+    guest.knock(&guest.room("11", "knock"));
+}

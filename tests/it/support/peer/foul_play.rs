@@ -1,0 +1,43 @@
+//! What a peer does that no honest server does: it changes its own answers, and writes bytes that are none.
+//! May not: change what it keeps. An honest answer is made first, so that the room it hosts stays as it should be.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::FakePeer;
+
+/// Makes another answer of the honest one.
+pub(super) type Change = Arc<dyn Fn(Value) -> Value + Send + Sync>;
+
+/// Writes a whole reply, head and all. The connection ends behind it.
+pub(super) type Raw = Arc<dyn Fn(&mut dyn Write) -> io::Result<()> + Send + Sync>;
+
+impl FakePeer {
+    /// From now on an endpoint answers with what this makes of the honest answer. The endpoint of the keys is `server`.
+    pub fn corrupt(&self, endpoint: &str, change: impl Fn(Value) -> Value + Send + Sync + 'static) {
+        self.inner.script().changes.insert(endpoint.to_owned(), Arc::new(change));
+    }
+
+    /// From now on an endpoint is answered with these bytes, until one of the two sides has had enough.
+    pub fn answer_raw(&self, endpoint: &str, write: impl Fn(&mut dyn Write) -> io::Result<()> + Send + Sync + 'static) {
+        self.inner.script().raw.insert(endpoint.to_owned(), Arc::new(write));
+    }
+
+    /// An endpoint is honest again.
+    pub fn play_fair(&self, endpoint: &str) {
+        let mut script = self.inner.script();
+        script.changes.remove(endpoint);
+        script.raw.remove(endpoint);
+    }
+
+    /// The create event of a hosted room, as it goes from server to server.
+    #[track_caller]
+    pub fn create_event(&self, room_id: &str) -> Value {
+        let (state, _) = self.in_room(room_id, |room, _| room.state_and_auth_chain());
+        state.into_iter().find(|event| event["type"] == "m.room.create").unwrap()
+    }
+}
