@@ -37,6 +37,9 @@ pub(super) enum ChainError {
         /// What is missing.
         event_id: OwnedEventId,
     },
+    /// We do not have that version of the state.
+    #[error("the state is not here")]
+    UnknownState,
     /// The store failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -47,7 +50,7 @@ impl From<ChainError> for MatrixError {
     fn from(error: ChainError) -> Self {
         match error {
             ChainError::TooLarge => Self::too_large("there are more events than one answer may have"),
-            ChainError::Incomplete { .. } => Self::not_found("not all of these events are here"),
+            ChainError::Incomplete { .. } | ChainError::UnknownState => Self::not_found("not all of this is here"),
             ChainError::Storage(error) => error.into(),
         }
     }
@@ -70,7 +73,12 @@ impl Collected {
         room_id: &RoomId,
         version: StateVersion,
     ) -> Result<Self, ChainError> {
-        let state = rooms.state_at(room_id, version).await?.unwrap_or_default();
+        let state = match rooms.state_at(room_id, version).await? {
+            Some(state) => state,
+            // Before the create event there is nothing, and no row that says so.
+            None if version == StateVersion::default() => BTreeMap::new(),
+            None => return Err(ChainError::UnknownState),
+        };
         let event_ids: BTreeSet<OwnedEventId> = state.into_values().collect();
         let mut collected = Self::default();
         collected.load(rooms, room_id, event_ids).await?;

@@ -7,7 +7,7 @@ use ruma::OwnedEventId;
 use vestibule_protocol::pdu::Standing;
 use vestibule_storage::{error::StorageError, room::StoredEvent};
 
-use super::readers::{Reader, is_outlier};
+use super::readers::{Reader, has_state};
 
 /// Events looked up for one question. Source: SECURITY V65.
 pub(super) const LOOKUPS_MAX: usize = 1_000;
@@ -19,7 +19,7 @@ struct Budget<'a> {
 }
 
 impl Budget<'_> {
-    /// The events that are here, in this room, and whose place in the graph is known.
+    /// The events that are here, in this room, and around which the state is known.
     async fn look_up(
         &mut self,
         event_ids: impl IntoIterator<Item = OwnedEventId>,
@@ -27,7 +27,7 @@ impl Budget<'_> {
         let event_ids: Vec<OwnedEventId> = event_ids.into_iter().take(self.left).collect();
         self.left = self.left.saturating_sub(event_ids.len());
         let mut found = self.reader.events(&event_ids).await?;
-        found.retain(|event| !is_outlier(event));
+        found.retain(has_state);
         Ok(found)
     }
 }

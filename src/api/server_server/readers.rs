@@ -14,10 +14,11 @@ use serde::Deserialize;
 use vestibule_actors::CheckReader;
 pub(super) use vestibule_actors::Protection;
 use vestibule_protocol::{
-    pdu::{Pdu, Standing},
+    pdu::Pdu,
     room_version::RoomVersion,
     server_reads::{Seen, server_may_see},
     state::StateVersion,
+    stream::TimelineOrder,
 };
 use vestibule_storage::{error::StorageError, room::StoredEvent};
 
@@ -105,12 +106,16 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the store cannot be read.
     pub(super) async fn seen(&mut self, event: &StoredEvent) -> Result<Seen, StorageError> {
-        if is_outlier(event) {
-            // The state around it is not known (V43). State is what `/state` and `/event_auth` give to servers in the room.
-            return Ok(if event.event.state_key().is_some() { Seen::Whole } else { Seen::Nothing });
-        }
         if self.is_member_event_of_reader(&event.event) {
             return Ok(Seen::Whole);
+        }
+        if is_outlier(event) && event.event.state_key().is_some() {
+            // What `/state` and `/event_auth` give to every server in the room.
+            return Ok(Seen::Whole);
+        }
+        if !has_state(event) {
+            // Not even redacted: whoever keeps that would never ask those who know.
+            return Ok(Seen::Nothing);
         }
         let seen = self.seen_under(&event.visibility, event).await?;
         match visibility_set_by(&event.event) {
@@ -160,9 +165,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Authorized by others' word only: where it stands in the graph, and what the state was there, is not known here.
-pub(super) fn is_outlier(event: &StoredEvent) -> bool {
-    event.order.is_none() && event.event.standing() == Standing::Accepted
+/// Fetched to authorize others, or came with a state: where it stands in the graph is not known here.
+fn is_outlier(event: &StoredEvent) -> bool {
+    event.order.is_none() && event.state_before == StateVersion::default()
+}
+
+/// Whether the state around an event is known here. It is not for outliers, and not for history that was fetched backwards:
+/// another state stands in for it there, by which nothing may be judged (V43).
+pub(super) fn has_state(event: &StoredEvent) -> bool {
+    !is_outlier(event) && event.order.is_none_or(|order| order > TimelineOrder::default())
 }
 
 fn is_user_of(state_key: &str, server: &ServerName) -> bool {

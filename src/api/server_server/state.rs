@@ -12,7 +12,7 @@ use ruma::{EventId, OwnedRoomId, ServerName};
 use super::{
     auth_chain::Collected,
     pdu_text, raw_query,
-    readers::{Protection, Reader, is_outlier},
+    readers::{Protection, Reader, has_state},
 };
 use crate::{
     error::MatrixError,
@@ -53,7 +53,7 @@ impl StateAnswer {
             .ok_or_else(|| MatrixError::missing_param("missing event_id"))?;
         let event_id = EventId::parse(event_id).map_err(MatrixError::invalid_param)?;
         let event = reader.event(&event_id).await?;
-        if is_outlier(&event) {
+        if !has_state(&event) {
             return Err(MatrixError::not_found("the state at this event is not known here"));
         }
         let place = app.limits.hold_whole_answer(origin).await?;

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use actix_web::test::{TestRequest, init_service};
-use ruma::{RoomId, RoomVersionId};
+use ruma::{OwnedRoomId, RoomId, RoomVersionId};
 use serde_json::{Value, json};
+use vestibule_actors::{AddHistory, JoinAnswer};
+use vestibule_protocol::room_version::RoomVersion;
 
 use super::{FEDERATION, join, knock_from, make_knock};
-use crate::testing::{Peer, World, ask, event_id};
+use crate::testing::{NOW, Peer, World, ask, event_id, object};
 
 const BASE: &str = "/_matrix/federation/v1";
 
@@ -224,4 +226,79 @@ async fn what_a_servers_users_could_not_see_comes_redacted() {
         let (status, one) = asked(peer.get(&format!("{BASE}/event/{after}"))).await;
         assert_eq!((status, &one["pdus"][0]), (200, &shown[0]), "{visibility}");
     }
+}
+
+/// A room of them.test that a user of ours joined, and into which `@eve:else.test` came later: the room, an event from before
+/// our join, and the join.
+async fn room_from_elsewhere(world: &World, them: &Peer) -> (OwnedRoomId, String, String) {
+    let version = RoomVersion::lookup(&RoomVersionId::V11).unwrap();
+    let room_id: OwnedRoomId = "!theirs:them.test".try_into().unwrap();
+    let mut made: Vec<(String, Value)> = Vec::new();
+    let mut add = |who: &Peer, kind: &str, sender: &str, state_key: Option<&str>, content: Value, auth: &[usize]| {
+        let auth_events: Vec<&String> = auth.iter().map(|place| &made[*place].0).collect();
+        let mut event = json!({
+            "auth_events": auth_events, "prev_events": made.last().map(|(id, _)| id).into_iter().collect::<Vec<_>>(),
+            "depth": made.len() + 1, "origin_server_ts": NOW.0, "content": content, "room_id": room_id, "sender": sender,
+            "type": kind,
+        });
+        if let Some(state_key) = state_key {
+            event["state_key"] = json!(state_key);
+        }
+        made.push(who.sign(event, RoomVersionId::V11));
+    };
+    let (bob, member) = ("@bob:them.test", "m.room.member");
+    add(them, "m.room.create", bob, Some(""), json!({ "room_version": "11" }), &[]);
+    add(them, member, bob, Some(bob), json!({ "membership": "join" }), &[0]);
+    add(them, "m.room.power_levels", bob, Some(""), json!({ "users": { bob: 100 } }), &[0, 1]);
+    add(them, "m.room.join_rules", bob, Some(""), json!({ "join_rule": "public" }), &[0, 1, 2]);
+    add(them, "m.room.message", bob, None, json!({ "msgtype": "m.text", "body": "before you" }), &[0, 1, 2]);
+    let ann = "@ann:us.test";
+    add(&Peer::new("us.test", 1), member, ann, Some(ann), json!({ "membership": "join" }), &[0, 2, 3]);
+    let mut verified = Vec::new();
+    for (_, event) in &made {
+        verified.push(world.app.federation.verify_pdu(object(event.clone()), &version).await.unwrap());
+    }
+    let state: Vec<_> = verified[..4].iter().map(|event| event.pdu().clone()).collect();
+    let answer = JoinAnswer { join: verified[5].pdu().clone(), auth_chain: state.clone(), state };
+    world.app.rooms.import_join(&room_id, &version, answer).await.unwrap();
+    let history = AddHistory { before: verified[5].pdu().event_id().to_owned(), events: vec![verified.remove(4)] };
+    assert_eq!(world.app.rooms.ask(&room_id, history).await.unwrap(), 1);
+    (room_id, made[4].0.clone(), made[5].0.clone())
+}
+
+#[actix_web::test]
+async fn of_what_we_only_heard_no_state_is_told_and_nothing_is_shown() {
+    // V43: the state around fetched history is not known, and neither is who could see it then.
+    let world = World::new();
+    let (them, reader) = (Peer::new("them.test", 2), Peer::new("else.test", 3));
+    world.know(&them).await;
+    world.know(&reader).await;
+    let (room_id, heard, joined) = room_from_elsewhere(&world, &them).await;
+    let service = init_service(world.application(&FEDERATION)).await;
+    let asked = |request: TestRequest| ask(&service, request.to_request());
+    assert_eq!(join(&asked, &reader, &room_id, "@eve:else.test", &RoomVersionId::V11).await.0, 200);
+    for (what, request) in questions(&reader, room_id.as_str(), &heard) {
+        let (status, body) = asked(request).await;
+        match what {
+            "state" | "state_ids" => assert_eq!((status, &body["errcode"]), (404, &json!("M_NOT_FOUND")), "{what}"),
+            "event" => assert_eq!((status, &body["errcode"]), (403, &json!("M_FORBIDDEN")), "{body}"),
+            "backfill" => assert_eq!(body["pdus"], json!([])),
+            "get_missing_events" => assert_eq!(body["events"], json!([])),
+            _ => assert_eq!(status, 200, "{what}: its authorization is known: {body}"),
+        }
+    }
+    let (status, state) = asked(reader.get(&format!("{BASE}/state_ids/{room_id}?event_id={joined}"))).await;
+    assert_eq!(
+        (status, texts(&state["pdu_ids"]).len()),
+        (200, 4),
+        "the state that our join was answered with: {state}"
+    );
+    let create = create_event(&world, &room_id).await;
+    let (status, body) = asked(reader.get(&format!("{BASE}/state_ids/{room_id}?event_id={create}"))).await;
+    assert_eq!((status, &body["errcode"]), (404, &json!("M_NOT_FOUND")), "an outlier: {body}");
+    assert_eq!(
+        asked(reader.get(&format!("{BASE}/event/{create}"))).await.0,
+        200,
+        "it is in the state that all are told"
+    );
 }
