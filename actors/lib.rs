@@ -8,11 +8,13 @@ pub mod expiry;
 pub mod gauges;
 pub mod limits;
 pub mod policy_signer;
+pub mod receipts;
 pub mod registry;
 pub mod room;
 pub mod sync_notifier;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod typing;
 
 pub use crate::{
     cpu_pool::CpuPool,
@@ -31,6 +33,7 @@ pub use crate::{
         change_membership::ChangeMembership,
         check_door::CheckDoor,
         check_reader::{CheckReader, Protection},
+        check_speakers::{CheckSpeakers, Speakers},
         create_room::{CreateRoom, InitialEvent},
         expire_knock::{ExpireKnock, Kept},
         import_join::JoinAnswer,
@@ -48,5 +51,6 @@ pub use crate::{
         settle_leave::SettleLeave,
     },
     sync_notifier::SyncNotifier,
+    typing::Typing,
 };
 pub use vestibule_protocol::membership::change::MembershipChange;

@@ -16,6 +16,7 @@ pub mod begin_knock;
 pub mod change_membership;
 pub mod check_door;
 pub mod check_reader;
+pub mod check_speakers;
 pub mod create_room;
 mod draft;
 pub mod expire_knock;

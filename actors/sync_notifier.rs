@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use ruma::{OwnedRoomId, OwnedUserId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::sync::Notify;
 use vestibule_storage::commit::{Announcement, CommitListener};
 
@@ -45,6 +45,14 @@ impl SyncNotifier {
         }
         drop(waiters);
         Watch { id, notify, user_id: user_id.to_owned(), rooms: rooms.to_vec(), shared: self.shared.clone() }
+    }
+
+    /// Wakes those who wait for news of a room, for what no commit tells of.
+    pub fn wake_room(&self, room_id: &RoomId) {
+        let waiters = self.shared.lock();
+        for notify in waiters.by_room.get(room_id).into_iter().flat_map(HashMap::values) {
+            notify.notify_one();
+        }
     }
 
     /// How many wait, for a gauge.
@@ -109,7 +117,7 @@ fn forget<K: Eq + Hash>(waiters: &mut HashMap<K, HashMap<u64, Arc<Notify>>>, key
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use ruma::{RoomId, user_id};
+    use ruma::user_id;
     use vestibule_protocol::stream::StreamPosition;
 
     use super::*;

@@ -8,7 +8,7 @@ use actix_web::web::Data;
 use log::{error, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use vestibule_actors::{
-    CpuPool, Rooms, RoomsOptions, SyncNotifier, expiry,
+    CpuPool, Rooms, RoomsOptions, SyncNotifier, Typing, expiry,
     limits::{KnockRates, Rate},
 };
 use vestibule_api::{
@@ -23,6 +23,7 @@ use vestibule_federation::{
     discovery::{Discovery, Random, SystemResolver},
     egress::{AddressFilter, Egress, tls_config},
     keyring::{Keyring, KeyringSettings},
+    perform::edus::typing,
     policy::PolicyServers,
     sender::{Backoff, SenderParts, SenderSettings},
 };
@@ -167,6 +168,8 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
         federation.resume().await;
         federation.reconcile().await;
     });
+    let us = app.identity.server_name().to_owned();
+    let typing = actix_rt::spawn(typing::run(app.typing.clone(), rooms.clone(), app.sender.clone(), us));
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM, stopping"),
@@ -185,6 +188,7 @@ async fn run(parts: Parts, listeners: &[Listener], storage: Arc<Storage>) -> Res
     if let Some(expiry) = expiry {
         expiry.abort();
     }
+    typing.abort();
     drop(control);
     let stopped = tokio::select! {
         stopped = timeout(STOP_WITHIN, handle.stop(true)) => stopped.is_ok(),
@@ -281,7 +285,7 @@ fn rate(bucket: Bucket) -> Rate {
 
 fn app(parts: Parts, rooms: Rooms, cpu: CpuPool, reach: Reach) -> Result<App, Exit> {
     let denied_servers = reach.denied_servers.clone();
-    let Outside { keyring, federation, sender } = outside(&parts, &rooms, &cpu, reach);
+    let Outside { keyring, federation, sender, typing } = outside(&parts, &rooms, &cpu, reach);
     let Parts { config, clock, identity, old_keys, admin_token, notifier, outbound: _, stores } = parts;
     let limits = &config.rate_limit;
     let rates = rate_limit::Rates {
@@ -293,6 +297,7 @@ fn app(parts: Parts, rooms: Rooms, cpu: CpuPool, reach: Reach) -> Result<App, Ex
         failed_logins_by_user: rate(limits.failed_logins_by_user),
         registrations_by_address: rate(limits.registrations_by_address),
         messages_by_user: rate(limits.messages_by_user),
+        typing_and_receipts_by_user: rate(limits.typing_and_receipts_by_user),
         rooms_by_user: rate(limits.rooms_by_user),
         joins_by_user: rate(limits.joins_by_user),
         invites_by_user: rate(limits.invites_by_user),
@@ -322,6 +327,7 @@ fn app(parts: Parts, rooms: Rooms, cpu: CpuPool, reach: Reach) -> Result<App, Ex
         keyring,
         federation,
         sender,
+        typing,
         notifier,
         clock,
         randomness: Arc::new(OsRandomness),
@@ -340,6 +346,7 @@ struct Outside {
     keyring: Keyring,
     federation: Federation,
     sender: Sender,
+    typing: Typing,
 }
 
 /// The way to other servers, which everything that talks to them shares.
@@ -400,18 +407,21 @@ fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool, reach: Reach) -> Outside
         random: random.clone(),
         settings: SenderSettings { request_timeout, backoff },
     };
+    let typing = Typing::new(parts.notifier.clone(), parts.clock.clone());
     let federation = FederationParts {
         identity: parts.identity.clone(),
         client,
         keyring: keyring.clone(),
         rooms: rooms.clone(),
         stores: parts.stores.clone(),
+        typing: typing.clone(),
         clock: parts.clock.clone(),
         random,
         cpu: cpu.clone(),
         settings: FederationSettings { request_timeout, auto_join_accepted: parts.config.knock.auto_join_accepted },
     };
-    Outside { keyring, federation: Federation::new(federation), sender: Sender::new(parts.outbound.clone(), sender) }
+    let (federation, sender) = (Federation::new(federation), Sender::new(parts.outbound.clone(), sender));
+    Outside { keyring, federation, sender, typing }
 }
 
 async fn count_pending_knocks(stores: &Stores) -> Result<u64, StorageError> {

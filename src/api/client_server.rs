@@ -42,8 +42,11 @@ mod room_view;
 mod rooms_members;
 mod rooms_membership;
 mod rooms_messages;
+mod rooms_read_markers;
+mod rooms_receipt;
 mod rooms_send;
 mod rooms_state;
+mod rooms_typing;
 mod send_to_device;
 mod session;
 mod sync;
@@ -103,5 +106,8 @@ pub fn routes(config: &mut ServiceConfig) {
     rooms_membership::routes(config);
     rooms_members::routes(config);
     rooms_messages::routes(config);
+    rooms_typing::routes(config);
+    rooms_receipt::routes(config);
+    rooms_read_markers::routes(config);
     sync::routes(config);
 }

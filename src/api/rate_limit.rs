@@ -51,6 +51,8 @@ pub struct Rates {
     pub registrations_by_address: Rate,
     /// Events sent by one of our users.
     pub messages_by_user: Rate,
+    /// What one of our users tells of typing and reading.
+    pub typing_and_receipts_by_user: Rate,
     /// Rooms made by one of our users.
     pub rooms_by_user: Rate,
     /// Joins of one of our users.
@@ -110,6 +112,8 @@ pub struct Limits {
     pub registrations_by_address: Limit<ClientAddress>,
     /// Events sent by one of our users.
     pub messages_by_user: Limit<OwnedUserId>,
+    /// What one of our users tells of typing and reading.
+    pub typing_and_receipts_by_user: Limit<OwnedUserId>,
     /// Rooms made by one of our users.
     pub rooms_by_user: Limit<OwnedUserId>,
     /// Joins of one of our users.
@@ -148,6 +152,7 @@ impl Limits {
             failed_logins_by_user: Limit::new(on, rates.failed_logins_by_user),
             registrations_by_address: Limit::new(on, rates.registrations_by_address),
             messages_by_user: Limit::new(on, rates.messages_by_user),
+            typing_and_receipts_by_user: Limit::new(on, rates.typing_and_receipts_by_user),
             rooms_by_user: Limit::new(on, rates.rooms_by_user),
             joins_by_user: Limit::new(on, rates.joins_by_user),
             invites_by_user: Limit::new(on, rates.invites_by_user),

@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 use ruma::{OwnedServerName, OwnedServerSigningKeyId, RoomVersionId, ServerName};
 use tokio::sync::watch;
-use vestibule_actors::{Rooms, SyncNotifier};
+use vestibule_actors::{Rooms, SyncNotifier, Typing};
 use vestibule_federation::{Federation, Sender, denied_servers::DeniedServers, keyring::Keyring};
 use vestibule_protocol::{
     clock::{Clock, UnixMillis},
@@ -42,6 +42,8 @@ pub struct App {
     pub federation: Federation,
     /// Brings our events to other servers.
     pub sender: Sender,
+    /// Who types where.
+    pub typing: Typing,
     /// Wakes those who wait in `/sync`.
     pub notifier: SyncNotifier,
     /// Wall clock and monotonic clock.

@@ -24,7 +24,7 @@ use ruma::{
     RoomVersionId, ServerName,
 };
 use serde_json::{Value, json};
-use vestibule_actors::{CreateRoom, InitialEvent, Rooms, RoomsOptions, SendEvent, SyncNotifier, limits::Rate};
+use vestibule_actors::{CreateRoom, InitialEvent, Rooms, RoomsOptions, SendEvent, SyncNotifier, Typing, limits::Rate};
 use vestibule_federation::{
     Federation, FederationParts, FederationSettings, OutboundQueue, Sender,
     client::{Client, RemoteError},
@@ -32,6 +32,7 @@ use vestibule_federation::{
     discovery::{Discovery, ResolveError, Resolver, ServiceRecord},
     egress::{EgressError, Route, Transport},
     keyring::{KeySource, Keyring, KeyringSettings},
+    perform::edus,
     sender::{Backoff, SenderParts, SenderSettings},
 };
 use vestibule_protocol::{
@@ -180,6 +181,7 @@ pub(crate) fn rates(enabled: bool) -> Rates {
         failed_logins_by_user: rate,
         registrations_by_address: rate,
         messages_by_user: rate,
+        typing_and_receipts_by_user: rate,
         rooms_by_user: rate,
         joins_by_user: rate,
         invites_by_user: rate,
@@ -246,12 +248,14 @@ impl World {
             Discovery::new(network.clone(), network.clone(), BTreeMap::new(), clock.clone(), Arc::new(|| 0));
         let client = Client::new(identity.clone(), discovery, network);
         let request_timeout = federating.request_timeout;
+        let typing = Typing::new(notifier.clone(), clock.clone());
         let federation = Federation::new(FederationParts {
             identity: identity.clone(),
             client: client.clone(),
             keyring: keyring.clone(),
             rooms: rooms.clone(),
             stores: stores.clone(),
+            typing: typing.clone(),
             clock: clock.clone(),
             random: Arc::new(|| 0),
             cpu: pool.clone(),
@@ -269,6 +273,8 @@ impl World {
         };
         let sender = Sender::new(outbound, sender);
         sender.start();
+        let us = identity.server_name().to_owned();
+        actix_web::rt::spawn(edus::typing::run(typing.clone(), rooms.clone(), sender.clone(), us));
         let mut settings = ApiSettings {
             trusted_proxies: Vec::new(),
             well_known_client: None,
@@ -289,6 +295,7 @@ impl World {
             keyring,
             federation,
             sender,
+            typing,
             notifier,
             clock,
             randomness: Arc::new(Zeroes),

@@ -39,6 +39,8 @@ pub struct RateLimit {
     pub registrations_by_address: Bucket,
     /// Message and state events sent by one of our users.
     pub messages_by_user: Bucket,
+    /// What one of our users tells of typing and reading.
+    pub typing_and_receipts_by_user: Bucket,
     /// Rooms made by one of our users.
     pub rooms_by_user: Bucket,
     /// Joins of one of our users.
@@ -70,7 +72,7 @@ impl Bucket {
 impl RateLimit {
     /// Every bucket with its key, in the order of the file.
     #[must_use]
-    pub fn buckets(&self) -> [(&'static str, Bucket); 18] {
+    pub fn buckets(&self) -> [(&'static str, Bucket); 19] {
         [
             ("knocks_in_room", self.knocks_in_room),
             ("knocks_by_origin_in_room", self.knocks_by_origin_in_room),
@@ -86,6 +88,7 @@ impl RateLimit {
             ("failed_logins_by_user", self.failed_logins_by_user),
             ("registrations_by_address", self.registrations_by_address),
             ("messages_by_user", self.messages_by_user),
+            ("typing_and_receipts_by_user", self.typing_and_receipts_by_user),
             ("rooms_by_user", self.rooms_by_user),
             ("joins_by_user", self.joins_by_user),
             ("invites_by_user", self.invites_by_user),
@@ -112,6 +115,7 @@ impl Default for RateLimit {
             failed_logins_by_user: Bucket::new(0.2, 5),
             registrations_by_address: Bucket::new(0.2, 5),
             messages_by_user: Bucket::new(5.0, 50),
+            typing_and_receipts_by_user: Bucket::new(5.0, 100),
             rooms_by_user: Bucket::new(0.05, 20),
             joins_by_user: Bucket::new(0.2, 20),
             invites_by_user: Bucket::new(0.3, 20),

@@ -5,6 +5,7 @@ mod across_gap;
 mod alias;
 mod backfill;
 mod candidates;
+pub mod edus;
 mod flights;
 mod join;
 mod knock;
@@ -20,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 use ruma::{RoomVersionId, api::error::ErrorCode};
 use thiserror::Error;
-use vestibule_actors::{AskError, CpuPool, Rooms};
+use vestibule_actors::{AskError, CpuPool, Rooms, Typing};
 use vestibule_protocol::{
     clock::Clock,
     membership::{ImportRefusal, KnockElsewhereRefusal},
@@ -64,6 +65,8 @@ pub struct FederationParts {
     pub rooms: Rooms,
     /// What is stored.
     pub stores: Stores,
+    /// Who types where.
+    pub typing: Typing,
     /// Wall clock and monotonic clock.
     pub clock: Arc<dyn Clock>,
     /// Jitter.

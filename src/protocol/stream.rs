@@ -33,20 +33,32 @@ impl TimelineOrder {
 /// The number of the one writer of a single machine. Tokens are lists so that a cluster can have more.
 const ONLY_WRITER: u64 = 0;
 
-/// What `/sync` hands out as `next_batch`: `s1_<writer>.<position>`, opaque to everybody else. While a device's inbox holds more
-/// than one answer takes, `~<position>` follows: how far the inbox was told.
+/// The number of a change of who is typing. Not durable: a later life of the server starts higher, or does not know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TypingSerial(pub u64);
+
+/// A serial of another life of the server, or one that it has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a serial that is known")]
+pub struct UnknownSerial;
+
+/// What `/sync` hands out as `next_batch`: `s1_<writer>.<position>`, opaque to everybody else. If its holder was told that
+/// somebody types, `.<serial>` follows; while a device's inbox holds more than one answer takes, `~<position>` follows: how far
+/// the inbox was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncToken {
     /// Everything up to here was told,
     pub position: StreamPosition,
-    /// but of messages for the device only those up to here.
+    /// and all changes of who is typing up to here. `None`: nobody is, as far as its holder knows.
+    pub typing: Option<TypingSerial>,
+    /// But of messages for the device only those up to here.
     pub inbox: StreamPosition,
 }
 
 impl SyncToken {
-    /// Everything up to a position was told.
+    /// Everything up to a position was told, and nobody types.
     pub fn at(position: StreamPosition) -> Self {
-        Self { position, inbox: position }
+        Self { position, typing: None, inbox: position }
     }
 }
 
@@ -67,6 +79,9 @@ pub struct BadToken;
 impl fmt::Display for SyncToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "s1_{ONLY_WRITER}.{}", self.position.0)?;
+        if let Some(serial) = self.typing {
+            write!(formatter, ".{}", serial.0)?;
+        }
         if self.inbox == self.position { Ok(()) } else { write!(formatter, "~{}", self.inbox.0) }
     }
 }
@@ -76,18 +91,21 @@ impl FromStr for SyncToken {
 
     fn from_str(text: &str) -> Result<Self, BadToken> {
         let list = text.strip_prefix("s1_").ok_or(BadToken)?;
-        let (writer, position) = list.split_once('.').ok_or(BadToken)?;
+        let (writer, rest) = list.split_once('.').ok_or(BadToken)?;
         if writer.parse::<u64>() != Ok(ONLY_WRITER) {
             return Err(BadToken);
         }
-        let number = |text: &str| {
-            let number = text.parse().ok().filter(|_| is_plain_number(text));
-            number.map(StreamPosition).ok_or(BadToken)
+        let number = |text: &str| text.parse().ok().filter(|_| is_plain_number(text)).ok_or(BadToken);
+        let (told, inbox) = match rest.split_once('~') {
+            None => (rest, None),
+            Some((told, inbox)) => (told, Some(StreamPosition(number(inbox)?))),
         };
-        match position.split_once('~') {
-            None => Ok(Self::at(number(position)?)),
-            Some((position, inbox)) => Ok(Self { position: number(position)?, inbox: number(inbox)? }),
-        }
+        let (position, typing) = match told.split_once('.') {
+            None => (told, None),
+            Some((position, serial)) => (position, Some(TypingSerial(number(serial)?))),
+        };
+        let position = StreamPosition(number(position)?);
+        Ok(Self { position, typing, inbox: inbox.unwrap_or(position) })
     }
 }
 
@@ -125,18 +143,22 @@ mod tests {
     #[test]
     fn tokens_survive_the_round_trip() {
         for position in [0, 1, u64::MAX] {
-            let token = SyncToken::at(StreamPosition(position));
-            assert_eq!(token.to_string().parse(), Ok(token));
-            let token = SyncToken { inbox: StreamPosition(3), ..token };
-            assert_eq!(token.to_string().parse(), Ok(token));
+            for typing in [None, Some(TypingSerial(0)), Some(TypingSerial(u64::MAX))] {
+                let token = SyncToken { typing, ..SyncToken::at(StreamPosition(position)) };
+                assert_eq!(token.to_string().parse(), Ok(token));
+                let token = SyncToken { inbox: StreamPosition(3), ..token };
+                assert_eq!(token.to_string().parse(), Ok(token));
+            }
         }
-        let cut = SyncToken { position: StreamPosition(5), inbox: StreamPosition(3) };
+        let cut = SyncToken { inbox: StreamPosition(3), ..SyncToken::at(StreamPosition(5)) };
         assert_eq!((SyncToken::at(cut.position).to_string(), cut.to_string()), ("s1_0.5".into(), "s1_0.5~3".into()));
         for order in [i64::MIN, -1, 0, 7] {
             let token = PageToken::Timeline(TimelineOrder(order));
             assert_eq!(token.to_string().parse(), Ok(token));
         }
         assert_eq!("s1_0.5".parse(), Ok(PageToken::Sync(SyncToken::at(StreamPosition(5)))));
+        let typing = SyncToken { typing: Some(TypingSerial(7)), ..cut };
+        assert_eq!("s1_0.5.7~3".parse(), Ok(typing));
     }
 
     #[test]
@@ -155,6 +177,10 @@ mod tests {
             "t1_--5",
             "t1_x",
             "18446744073709551616",
+            "s1_0.5.",
+            "s1_0.5.+7",
+            "s1_0.5.6.7",
+            "s1_0..7",
         ] {
             assert_eq!(text.parse::<PageToken>(), Err(BadToken), "{text}");
         }

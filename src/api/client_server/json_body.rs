@@ -27,6 +27,22 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     }
 }
 
+/// The same where every field is optional: then clients send nothing at all, which counts as an object without fields.
+pub struct JsonFields<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for JsonFields<T> {
+    type Error = MatrixError;
+    type Future = LocalBoxFuture<'static, Result<Self, MatrixError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let bytes = body::read(&request, payload, JSON_BODY_BYTES_MAX).await?;
+            parse(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
+        })
+    }
+}
+
 /// Reads a JSON object as a type.
 ///
 /// # Errors

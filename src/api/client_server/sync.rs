@@ -7,6 +7,7 @@
 mod account_data;
 mod answer;
 pub mod device_lists;
+mod ephemeral;
 mod inbox;
 mod out_of_band;
 mod room_news;
@@ -28,13 +29,12 @@ use ruma::{
 };
 use serde::Deserialize;
 use tokio::time::Instant;
-use vestibule_protocol::stream::{StreamPosition, SyncToken};
+use vestibule_protocol::stream::{StreamPosition, SyncToken, TypingSerial};
 use vestibule_storage::{error::StorageError, room::UserMembership};
 
 use self::{
-    account_data::RoomAccountData,
     answer::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Rooms, StateForm, SyncAnswer},
-    room_news::Wants,
+    room_news::{Beside, Wants},
     stripped_room::stripped_room,
 };
 use super::{
@@ -76,6 +76,8 @@ struct Asked {
     since: Option<StreamPosition>,
     /// The token itself, unless this is a fresh start.
     token: Option<SyncToken>,
+    /// What the client knows of who is typing.
+    typing: Option<TypingSerial>,
     filter: FilterDefinition,
     full_state: bool,
     /// The token names a position that this server has not reached: the client saw a life of it that was lost (a backup was
@@ -137,6 +139,7 @@ async fn asked(
     Ok(Asked {
         since: token.filter(|_| !is_fresh_start).map(|token| token.position),
         token: token.filter(|_| !is_fresh_start),
+        typing: token.and_then(|token| token.typing),
         filter,
         full_state: request.full_state,
         is_fresh_start,
@@ -160,6 +163,7 @@ async fn joined_rooms(app: &App, caller: &Caller) -> Result<Vec<OwnedRoomId>, St
 async fn collected(app: &App, caller: &Caller, asked: &Asked) -> Result<SyncAnswer, StorageError> {
     let (until, memberships) = settled_memberships(app, caller).await?;
     let mut data = account_data::since(app, caller, asked.since, until, &asked.filter).await?;
+    let mut ephemeral = ephemeral::since(app, caller, asked, until, &memberships).await?;
     let wants = Wants {
         rooms: &*app.stores.rooms,
         caller,
@@ -176,13 +180,14 @@ async fn collected(app: &App, caller: &Caller, asked: &Asked) -> Result<SyncAnsw
         .filter(|membership| is_wanted(&asked.filter, membership))
         .map(|membership| {
             let account_data = data.of_rooms.remove(&membership.room_id).unwrap_or_default();
-            news_of(&wants, membership, account_data)
+            let ephemeral = ephemeral.of_rooms.remove(&membership.room_id).unwrap_or_default();
+            news_of(&wants, membership, Beside { account_data, ephemeral })
         })
         .collect();
     let news: Vec<(OwnedRoomId, News)> = stream::iter(tasks).buffered(ROOMS_AT_ONCE).try_collect().await?;
 
     let inbox = inbox::news(app, caller, asked.token, until).await?;
-    let token = SyncToken { position: until, inbox: inbox.told_up_to };
+    let token = SyncToken { position: until, typing: ephemeral.typing, inbox: inbox.told_up_to };
     let mut answer = SyncAnswer::nothing_new(token.to_string());
     answer.to_device.events = inbox.events;
     if let Some(since) = asked.since {
@@ -232,12 +237,12 @@ enum News {
 async fn news_of(
     wants: &Wants<'_>,
     membership: UserMembership,
-    account_data: RoomAccountData,
+    beside: Beside,
 ) -> Result<(OwnedRoomId, News), StorageError> {
     let is_new = wants.since.is_none_or(|since| wants.full_state || membership.position > since);
     let news = match &membership.membership {
         MembershipState::Join => {
-            let room = wants.joined(&membership, account_data).await?;
+            let room = wants.joined(&membership, beside).await?;
             room.map_or(News::None, |room| News::Joined(Box::new(room)))
         }
         MembershipState::Invite if is_new => {

@@ -51,10 +51,10 @@ async fn send(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<Ht
         return Err(MatrixError::invalid_param("the transaction id has 1 to 255 bytes"));
     }
     let (origin, large_body) = (signed.origin.clone(), signed.large_body.clone());
-    let events = events_of(signed.into_body()?)?;
+    let sent = Sent::of(signed.into_body()?)?;
     // On a task of its own: who hangs up while missing events are fetched would have us begin anew each time.
     let task = actix_web::rt::spawn(async move {
-        let judge = || receive(app.clone(), origin.clone(), events);
+        let judge = || receive(app.clone(), origin.clone(), sent);
         let answer = app.transactions.once(&origin, &transaction_id, judge).await;
         drop(large_body);
         answer
@@ -63,30 +63,37 @@ async fn send(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<Ht
     Ok(pdu_text::answer(answer.to_string()))
 }
 
-/// The events of a transaction, those of one room together and in their order. What names no room is passed over, since
-/// nobody can say what it is.
-fn events_of(mut body: CanonicalJsonObject) -> Result<BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>>, MatrixError> {
-    let mut list = |key: &str, count_max: usize| match body.remove(key) {
-        // Some servers leave out what is empty.
-        None => Ok(Vec::new()),
-        Some(CanonicalJsonValue::Array(list)) if list.len() <= count_max => Ok(list),
-        Some(CanonicalJsonValue::Array(_)) => {
-            Err(MatrixError::invalid_param(format!("{key} has at most {count_max} entries")))
+/// What a transaction holds.
+struct Sent {
+    /// The events, those of one room together and in their order. What names no room is passed over, since nobody can say
+    /// what it is.
+    events: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>>,
+    edus: Vec<CanonicalJsonValue>,
+}
+
+impl Sent {
+    fn of(mut body: CanonicalJsonObject) -> Result<Self, MatrixError> {
+        let mut list = |key: &str, count_max: usize| match body.remove(key) {
+            // Some servers leave out what is empty.
+            None => Ok(Vec::new()),
+            Some(CanonicalJsonValue::Array(list)) if list.len() <= count_max => Ok(list),
+            Some(CanonicalJsonValue::Array(_)) => {
+                Err(MatrixError::invalid_param(format!("{key} has at most {count_max} entries")))
+            }
+            Some(_) => Err(MatrixError::bad_json(format!("{key} must be a list"))),
+        };
+        let pdus = list("pdus", PDUS_MAX)?;
+        let edus = list("edus", EDUS_MAX)?;
+        let mut events: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>> = BTreeMap::new();
+        for pdu in pdus {
+            let CanonicalJsonValue::Object(event) = pdu else { continue };
+            let room_id = event.get("room_id").and_then(CanonicalJsonValue::as_str);
+            if let Some(room_id) = room_id.and_then(|room_id| RoomId::parse(room_id).ok()) {
+                events.entry(room_id).or_default().push(event);
+            }
         }
-        Some(_) => Err(MatrixError::bad_json(format!("{key} must be a list"))),
-    };
-    let pdus = list("pdus", PDUS_MAX)?;
-    // Ephemeral events tell of what is not here yet (typing, receipts, devices), so they are passed over.
-    list("edus", EDUS_MAX)?;
-    let mut by_room: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>> = BTreeMap::new();
-    for pdu in pdus {
-        let CanonicalJsonValue::Object(event) = pdu else { continue };
-        let room_id = event.get("room_id").and_then(CanonicalJsonValue::as_str);
-        if let Some(room_id) = room_id.and_then(|room_id| RoomId::parse(room_id).ok()) {
-            by_room.entry(room_id).or_default().push(event);
-        }
+        Ok(Self { events, edus })
     }
-    Ok(by_room)
 }
 
 /// What became of an event, as the sender is told.
@@ -104,12 +111,8 @@ struct Answer {
 }
 
 /// The JSON of the answer.
-async fn receive(
-    app: Data<App>,
-    origin: OwnedServerName,
-    events: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>>,
-) -> Result<String, MatrixError> {
-    let rooms = events.into_iter().map(|(room_id, events)| {
+async fn receive(app: Data<App>, origin: OwnedServerName, sent: Sent) -> Result<String, MatrixError> {
+    let rooms = sent.events.into_iter().map(|(room_id, events)| {
         let (app, origin) = (&app, &origin);
         async move { receive_in_room(app, origin, &room_id, events).await }
     });
@@ -119,6 +122,8 @@ async fn receive(
     for outcome in outcomes {
         pdus.extend(outcome?);
     }
+    // After the events: a receipt may be for one of them.
+    app.federation.receive_edus(&origin, &sent.edus).await;
     serde_json::to_string(&Answer { pdus }).map_err(|error| {
         log::error!(error:%; "an answer cannot be written");
         MatrixError::internal()
@@ -194,8 +199,10 @@ mod tests {
     fn events_come_by_room_in_their_order_and_lists_are_bounded() {
         let event = |room_id: &str, n: u32| json!({ "room_id": room_id, "n": n });
         let pdus = json!([event("!b:x", 1), event("!a:x", 2), event("!b:x", 3), 4, {}, { "room_id": "nonsense" }]);
-        let found = events_of(object(json!({ "pdus": pdus, "edus": [{ "edu_type": "m.presence" }] }))).unwrap();
+        let found = Sent::of(object(json!({ "pdus": pdus, "edus": [{ "edu_type": "m.presence" }] }))).unwrap();
+        assert_eq!(found.edus.len(), 1);
         let found: Vec<(String, Vec<i64>)> = found
+            .events
             .into_iter()
             .map(|(room_id, events)| {
                 let numbers = events.iter().map(|event| match event["n"] {
@@ -216,7 +223,7 @@ mod tests {
         ];
         for (body, errcode) in table {
             let found =
-                events_of(object(body.clone())).map_or_else(|error| error.errcode.to_string(), |_| String::new());
+                Sent::of(object(body.clone())).map_or_else(|error| error.errcode.to_string(), |_| String::new());
             assert_eq!(found, errcode, "{body}");
         }
     }

@@ -101,7 +101,7 @@ pub struct KnockedRoom {
 pub struct JoinedRoom {
     /// The user's account data of the room.
     pub account_data: Events,
-    /// Typing and receipts: none until they exist.
+    /// Who is typing, and how far users have read.
     pub ephemeral: Events,
     /// What clients know of the state.
     #[serde(flatten)]

@@ -20,7 +20,9 @@ use vestibule_storage::{
 };
 
 use super::{
+    account_data::RoomAccountData,
     answer::{Events, JoinedRoom, LeftRoom, State, StateForm, Summary, Timeline},
+    ephemeral::RoomEphemeral,
     out_of_band::Elsewhere,
     state_delta::{self, Entries},
     summary::summary,
@@ -64,6 +66,21 @@ pub struct Wants<'a> {
     pub now: UnixMillis,
 }
 
+/// What is told of a room besides its events.
+#[derive(Default)]
+pub struct Beside {
+    /// The user's account data of the room.
+    pub account_data: RoomAccountData,
+    /// Who is typing, and how far users have read.
+    pub ephemeral: RoomEphemeral,
+}
+
+impl Beside {
+    fn is_empty(&self) -> bool {
+        self.account_data.is_empty() && self.ephemeral.is_empty()
+    }
+}
+
 /// A stretch of a room's life to tell about.
 struct Stretch {
     /// The newest event that the client knows. `None`: it knows nothing of the room.
@@ -92,7 +109,7 @@ impl Wants<'_> {
     pub async fn joined(
         &self,
         membership: &UserMembership,
-        account_data: Vec<Box<RawValue>>,
+        beside: Beside,
     ) -> Result<Option<JoinedRoom>, StorageError> {
         let room_id = &membership.room_id;
         let Some(end) = self.rooms.timeline_at(room_id, self.until).await? else { return Ok(None) };
@@ -100,10 +117,10 @@ impl Wants<'_> {
             None => true,
             Some(since) => self.full_state || end.position > since || membership.position > since,
         };
-        if !has_news && account_data.is_empty() {
-            return Ok(None);
-        }
         let Some(end_order) = end.order else { return Ok(None) };
+        if !has_news {
+            return Ok((!beside.is_empty()).then(|| self.only_beside(beside, end_order)));
+        }
         let sight = Sight::load(self.rooms, room_id, &self.caller.user_id).await?;
         let base = self.base(room_id).await?;
         let known = base.filter(|base| was_joined_at(&sight, base));
@@ -117,15 +134,27 @@ impl Wants<'_> {
         let is_empty = told.timeline.events.is_empty()
             && !told.timeline.limited
             && told.state.is_empty()
-            && account_data.is_empty()
+            && beside.is_empty()
             && summary == Summary::default();
         Ok((!is_empty).then(|| JoinedRoom {
-            account_data: Events { events: account_data },
+            account_data: Events { events: beside.account_data },
+            ephemeral: Events { events: beside.ephemeral },
             state: State::new(told.state, self.state_form),
             summary,
             timeline: told.timeline,
-            ..JoinedRoom::default()
         }))
+    }
+
+    /// A room in which nothing happened: most news of who types and reads, so nothing else is read for it.
+    fn only_beside(&self, beside: Beside, end: TimelineOrder) -> JoinedRoom {
+        let prev_batch = PageToken::Timeline(end).to_string();
+        JoinedRoom {
+            account_data: Events { events: beside.account_data },
+            ephemeral: Events { events: beside.ephemeral },
+            state: State::new(Vec::new(), self.state_form),
+            timeline: Timeline { prev_batch, ..Timeline::default() },
+            ..JoinedRoom::default()
+        }
     }
 
     /// A room that the user left, was turned away from, or is banned from: with the event that did it, and nothing of what

@@ -16,7 +16,7 @@ use ruma::{
 use serde_json::{Value, json};
 use vestibule_actors::{
     AdmitJoin, AdmitKnock, AdmitLeave, AskError, CpuPool, LeaveOutOfBand, PrepareJoin, PrepareKnock, PrepareLeave,
-    Rooms, RoomsOptions,
+    Rooms, RoomsOptions, SyncNotifier, Typing,
     testing::{ManualClock, RESIDENT, TestRoom, World, network, read, server},
 };
 use vestibule_protocol::{
@@ -149,6 +149,7 @@ impl Us {
             keyring,
             rooms: rooms.clone(),
             stores,
+            typing: Typing::new(SyncNotifier::default(), clock.clone()),
             clock,
             random: Arc::new(|| 0),
             cpu,
