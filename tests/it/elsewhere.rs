@@ -510,3 +510,47 @@ fn knocks_elsewhere_have_the_same_rates_as_knocks_here() {
     assert!(refused.refused(429, "M_LIMIT_EXCEEDED")["retry_after_ms"].as_u64().is_some());
     assert_eq!(peer.seen("make_knock").len(), 2, "nobody was asked");
 }
+
+#[test]
+fn where_we_cannot_vouch_a_server_of_the_room_does() {
+    let Cast { peer, server, anna, .. } = cast();
+    let ben = server.register("ben");
+    // Who is in that space, only the peer knows.
+    let allow = json!([{ "type": "m.room_membership", "room_id": "!space:peer.test" }]);
+    let room_id = peer.host("owner", "10", json!({ "join_rule": "restricted", "allow": allow }));
+    anna.post(&format!("/join/{}?via=peer.test", encoded(&room_id)), json!({}));
+    assert_eq!(peer.membership(&room_id, &anna.user_id), "join");
+    // The room is here now, and still ben needs the peer's word.
+    ben.join(&room_id);
+    assert_eq!(peer.membership(&room_id, &ben.user_id), "join");
+    let own = anna.try_state(&room_id, "m.room.member", &ben.user_id).ok();
+    assert_eq!(
+        (&own["membership"], &own["join_authorised_via_users_server"]),
+        (&json!("join"), &json!("@owner:peer.test"))
+    );
+    let eve = server.register("eve");
+    peer.refuse("make_join", 403, "M_FORBIDDEN");
+    eve.try_in_room(&room_id, "join", json!({})).refused(403, "M_FORBIDDEN");
+}
+
+#[test]
+fn a_room_is_summed_up_by_its_servers() {
+    let Cast { peer, anna, room_id, server: _running } = cast();
+    let path = format!("/_matrix/client/v1/room_summary/{}", encoded(&room_id));
+    let summary = json!({
+        "room_id": room_id, "num_joined_members": 1, "world_readable": false, "guest_can_join": false,
+        "name": "Burrow", "join_rule": "knock", "room_version": "11", "children_state": [],
+    });
+    peer.answer_with("hierarchy", 200, json!({ "room": summary, "children": [], "inaccessible_children": [] }));
+    anna.try_knock_via(&room_id, &["peer.test"], "otters").ok();
+    let told = anna.ask_at("GET", &path, None).ok();
+    assert_eq!(
+        (&told["name"], &told["join_rule"], &told["membership"]),
+        (&json!("Burrow"), &json!("knock"), &json!("knock"))
+    );
+    peer.refuse("hierarchy", 404, "M_NOT_FOUND");
+    anna.ask_at("GET", &path, None).refused(404, "M_NOT_FOUND");
+    let odd = json!({ "room": { "room_id": "!other:peer.test", "num_joined_members": 1 } });
+    peer.answer_with("hierarchy", 200, odd);
+    anna.ask_at("GET", &path, None).refused(502, "M_UNKNOWN");
+}

@@ -3,7 +3,7 @@
 
 use actix_web::{HttpResponse, web, web::Data};
 use ruma::{
-    CanonicalJsonObject, OwnedUserId,
+    CanonicalJsonObject, OwnedUserId, UserId,
     api::client::membership::{join_room_by_id, join_room_by_id_or_alias},
 };
 use vestibule_actors::MembershipChange;
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::MatrixError,
     extract::{Caller, ClientAddress, Ruma, answer},
+    restricted_join::{self, Vouching},
     state::App,
 };
 
@@ -61,11 +62,22 @@ async fn join(
     content: CanonicalJsonObject,
     address: ClientAddress,
 ) -> Result<(), MatrixError> {
-    if !lives_here(app, &room.room_id).await? {
+    if !lives_here(app, &room.room_id).await? || others_must_vouch(app, &user_id, room).await? {
         return elsewhere::join(app, user_id, room, content).await;
     }
     let (room_id, change) = (&*room.room_id, MembershipChange::Join);
     let wanted = WantedChange { sender: user_id.clone(), room_id, target: user_id, change, content, address };
     change_membership(app, wanted).await?;
     Ok(())
+}
+
+/// Whether the room, though somebody of ours is in it, lets the user in only upon the word of another server: because this
+/// one cannot say whether the user is in an allowed room, or has nobody in the room who may invite.
+///
+/// Spec: <https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms>
+async fn others_must_vouch(app: &App, user_id: &UserId, room: &RoomAddress) -> Result<bool, MatrixError> {
+    match restricted_join::judge(app, &room.room_id, user_id).await? {
+        Vouching::NotNeeded | Vouching::By(_) | Vouching::NotAMember => Ok(false),
+        Vouching::CannotJudge | Vouching::NobodyMayInvite => room.has_others(app).await,
+    }
 }

@@ -70,6 +70,15 @@ impl RoomAddress {
         let servers = distinct(known, |server| !app.is_ours(server) && !app.settings.denied_servers.holds(server));
         if servers.is_empty() { Err(MatrixError::room_not_here()) } else { Ok(servers) }
     }
+
+    /// Whether users of other servers are in the room, as far as is stored.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn has_others(&self, app: &App) -> Result<bool, MatrixError> {
+        let servers = joined_servers(&*app.stores.rooms, &self.room_id).await?;
+        Ok(servers.iter().any(|server| !app.is_ours(server)))
+    }
 }
 
 /// The servers with members in the stored copy of a room, in the order of their names. Empty when there is no copy.

@@ -6,7 +6,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomVersionId, events::TimelineEventType};
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomVersionId, events::TimelineEventType, room::JoinRuleKind,
+};
 use serde_json::{Value, json, value::to_raw_value};
 use vestibule_protocol::{
     auth::selection::{ids, select_auth_events},
@@ -92,9 +94,25 @@ impl HostedRoom {
 
     /// The template of `make_knock` and its like.
     pub fn template(&self, identity: &Identity, user_id: &str, membership: &str) -> Value {
-        let draft = draft(user_id, "m.room.member", Some(user_id), &json!({ "membership": membership }));
+        let mut content = json!({ "membership": membership });
+        if membership == "join" && self.is_restricted() {
+            content["join_authorised_via_users_server"] = json!(self.owner);
+        }
+        let draft = draft(user_id, "m.room.member", Some(user_id), &content);
         let template = draft.to_template(&self.place(&draft), &self.version, identity.server_name());
         json!({ "room_version": self.version.id(), "event": template })
+    }
+
+    fn is_restricted(&self) -> bool {
+        matches!(self.state.join_rule(), Some(JoinRuleKind::Restricted | JoinRuleKind::KnockRestricted))
+    }
+
+    /// The join with the signature of the server whose user vouches for it.
+    pub fn vouched(&self, identity: &Identity, mut join: CanonicalJsonObject) -> CanonicalJsonObject {
+        if self.is_restricted() {
+            identity.hash_and_sign(&mut join, self.version.rules()).unwrap();
+        }
+        join
     }
 
     /// Takes in what another server sent.

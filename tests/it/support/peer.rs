@@ -536,7 +536,11 @@ impl Inner {
             "send_knock" | "send_join" | "send_leave" => {
                 let (state, auth_chain) = room.state_and_auth_chain();
                 let shown = room.shown();
-                let event = match room.receive(serde_json::from_value(body).unwrap_or_default()) {
+                let mut event: CanonicalJsonObject = serde_json::from_value(body).unwrap_or_default();
+                if endpoint == "send_join" {
+                    event = room.vouched(&self.identity, event);
+                }
+                let event = match room.receive(event) {
                     Ok(event) if event.event_id() == last => event,
                     other => {
                         let words = format!("not that event: {other:?}");

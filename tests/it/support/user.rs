@@ -28,10 +28,15 @@ impl User {
     /// A request with this user's token; `path` follows `/_matrix/client/v3`.
     #[track_caller]
     pub fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        self.ask_at(method, &format!("/_matrix/client/v3{path}"), body)
+    }
+
+    /// The same of a whole path.
+    #[track_caller]
+    pub fn ask_at(&self, method: &str, target: &str, body: Option<Value>) -> Answer {
         let bearer = format!("Bearer {}", self.token);
         let body = body.map(|body| body.to_string());
-        let target = format!("/_matrix/client/v3{path}");
-        self.doors.client().ask(method, &target, &[("Authorization", &bearer)], body.as_ref().map(String::as_bytes))
+        self.doors.client().ask(method, target, &[("Authorization", &bearer)], body.as_ref().map(String::as_bytes))
     }
 
     #[track_caller]
