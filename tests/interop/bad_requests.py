@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from authority import CertificateAuthority
-from bad import (client_calls, headers, json_bodies, keys, leave, limits, make_knock,
-                 odd_but_right, send_knock)
+from bad import (client_calls, headers, joins, json_bodies, keys, leave, limits, make_knock,
+                 odd_but_right, reads, send_knock, sent)
 from bad.ground import Ground
 from bad.row import Row
 from report import Report, run
@@ -29,6 +29,9 @@ GROUPS: list[tuple[str, list[Row]]] = [
     ("send_knock", send_knock.ROWS),
     ("JSON", json_bodies.ROWS),
     ("make_leave and send_leave", leave.ROWS),
+    ("make_join and send_join", joins.ROWS),
+    ("Reading rooms", reads.ROWS),
+    ("Invites and transactions", sent.ROWS),
     ("Clients, admins, listeners", client_calls.ROWS),
     ("Limits", limits.ROWS),
     ("Odd, but right", odd_but_right.ROWS),
