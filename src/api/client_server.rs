@@ -33,7 +33,6 @@ mod paths;
 mod profile;
 pub mod public_rooms;
 mod pushrules;
-mod reauthentication;
 pub(crate) mod register;
 mod room_address;
 mod room_keys;

@@ -15,8 +15,8 @@ use super::{
     commit::commit,
     json_body::JsonBody,
     paths::each,
-    reauthentication::{Proof, Proven, prove},
     room_address::lives_here,
+    user_interactive::{Proof, prove},
 };
 use crate::{
     error::MatrixError,
@@ -42,8 +42,8 @@ async fn deactivate(
     app: Data<App>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<HttpResponse, MatrixError> {
-    if let Proven::NotYet(left_to_do) = prove(&app, &caller, body.auth).await? {
-        return Ok(HttpResponse::Unauthorized().json(left_to_do));
+    if let Some(left_to_do) = prove(&app, &caller, body.auth).await? {
+        return Ok(left_to_do);
     }
     leave_everything(&app, &caller, address).await?;
     let user = app.stores.accounts.user(&caller.user_id).await?;
