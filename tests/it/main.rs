@@ -37,3 +37,5 @@ mod sync_order;
 mod timeline;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod typing_and_receipts;

@@ -302,6 +302,12 @@ impl FakePeer {
         pdus.flatten().collect()
     }
 
+    /// The EDUs of a type that transactions brought, oldest first.
+    pub fn received_edus(&self, kind: &str) -> Vec<Value> {
+        let edus = self.seen("send").into_iter().filter_map(|seen| seen.body["edus"].as_array().cloned());
+        edus.flatten().filter(|edu| edu["edu_type"] == kind).map(|edu| edu["content"].clone()).collect()
+    }
+
     /// What a user is to a hosted room.
     #[track_caller]
     pub fn membership(&self, room_id: &str, user_id: &str) -> String {
@@ -352,9 +358,20 @@ impl FakePeer {
     /// Sends events in a transaction.
     #[track_caller]
     pub fn send(&self, server: &TestServer, pdus: &[Value]) -> Answer {
+        self.send_transaction(server, pdus, &[])
+    }
+
+    /// Sends EDUs in a transaction.
+    #[track_caller]
+    pub fn send_edus(&self, server: &TestServer, edus: &[Value]) -> Answer {
+        self.send_transaction(server, &[], edus)
+    }
+
+    #[track_caller]
+    fn send_transaction(&self, server: &TestServer, pdus: &[Value], edus: &[Value]) -> Answer {
         let number = self.inner.transactions.fetch_add(1, Ordering::SeqCst);
         let target = format!("/_matrix/federation/v1/send/{}-{number}", now_ms());
-        let body = json!({ "origin": self.name(), "origin_server_ts": now_ms(), "pdus": pdus });
+        let body = json!({ "origin": self.name(), "origin_server_ts": now_ms(), "pdus": pdus, "edus": edus });
         self.ask(server, "PUT", &target, Some(&serde_json::from_value(body).unwrap()))
     }
 
