@@ -1,7 +1,7 @@
 //! Makes a room of another server ours too: what `send_join` answered, and the join that asked for it, in one commit.
 //! May not: believe the other server's word about a rule; every event was verified before, and is judged here.
 //!
-//! The judging takes long in a large room, so it runs in the CPU pool ([`JudgedJoin::judge`]) on what was sent alone; the
+//! The judging takes long in a large room, so it runs in the CPU pool (`JudgedJoin::judge`) on what was sent alone; the
 //! turn only takes the result.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#joining-rooms>
@@ -130,7 +130,7 @@ fn judge_in_order(
 /// Takes a judged answer.
 #[derive(Debug)]
 pub struct ImportJoin {
-    /// What [`JudgedJoin::judge`] made of it.
+    /// What the CPU pool made of it.
     pub judged: JudgedJoin,
 }
 
