@@ -6,6 +6,8 @@ May not: decide what is expected.
 from __future__ import annotations
 
 import sys
+import traceback
+from collections.abc import Callable
 
 
 class Report:
@@ -30,6 +32,15 @@ class Report:
     def say(text: str) -> None:
         print(text, flush=True)
 
+    def attempt(self, name: str, act: Callable[[], object]) -> None:
+        """Do one part of a run. If it breaks off that is a miss, and the others still have their
+        turn."""
+        try:
+            act()
+        except (Exception, SystemExit) as fault:
+            traceback.print_exc()
+            self.check(False, f"{name} reached its end", repr(fault))
+
     def close(self) -> int:
         """The exit code, after the closing line."""
         if self.misses:
@@ -40,16 +51,8 @@ class Report:
         return 1 if self.misses else 0
 
 
-def run(body: object) -> None:
+def run(body: Callable[[Report], object]) -> None:
     """Run `body(report)`. Whatever breaks off is a miss, so the closing line always comes."""
     report = Report()
-    try:
-        body(report)  # type: ignore[operator]
-    except SystemExit as fault:
-        report.check(False, "the run reached its end", fault)
-    except Exception as fault:  # noqa: BLE001 - the closing line must come whatever happened
-        import traceback
-
-        traceback.print_exc()
-        report.check(False, "the run reached its end", repr(fault))
+    report.attempt("the run", lambda: body(report))
     sys.exit(report.close())

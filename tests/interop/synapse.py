@@ -24,7 +24,7 @@ from typing import Any
 
 from authority import CertificateAuthority
 from raw_http import Answer
-from vestibule import Client, environment, http_call
+from vestibule import Client, environment, free_port, http_call, loopback_name
 
 # Its first start makes a database of some hundred tables, on a busy machine in half a minute.
 START_SECONDS = 120.0
@@ -32,19 +32,6 @@ STOP_SECONDS = 30.0
 # So many that no test meets them.
 UNLIMITED = {"per_second": 1000, "burst_count": 1000}
 PASSWORD = "correct horse battery"
-
-
-def free_port(address: str) -> int:
-    """A port that nobody listens on. Connections to loopback start from 127.0.0.1, so on any other
-    loopback address it stays free until somebody binds it on purpose."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return probe.getsockname()[1]
-
-
-def loopback_name(address: str) -> str:
-    """A server name that needs no discovery: the address itself, with a port that is free."""
-    return f"{address}:{free_port(address)}"
 
 
 class Synapse:

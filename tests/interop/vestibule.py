@@ -11,11 +11,14 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -46,6 +49,19 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("VESTIBULE_")}
 
 
+def free_port(address: str) -> int:
+    """A port that nobody listens on. Connections to loopback start from 127.0.0.1, so on any other
+    loopback address it stays free until somebody binds it on purpose."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return probe.getsockname()[1]
+
+
+def loopback_name(address: str) -> str:
+    """A server name that needs no discovery: the address itself, with a port that is free."""
+    return f"{address}:{free_port(address)}"
+
+
 class Vestibule:
     """One server. `settings` are `--set` values beside those that loopback needs."""
 
@@ -62,21 +78,49 @@ class Vestibule:
         certificate = authority.issue(server_name)
         addresses = ", ".join(f'"{k}" = "{v}"' for k, v in (server_addresses or {}).items())
         self._settings = {
-            "server_name": _text(server_name),
-            "data_dir": _text(self.data_dir),
-            "listener.0.address": _text("127.0.0.1:0"),
-            "listener.1.address": _text("127.0.0.1:0"),
-            "listener.2.address": _text("127.0.0.1:0"),
-            "listener.1.tls_certificate": _text(certificate.certificate),
-            "listener.1.tls_private_key": _text(certificate.private_key),
+            "server_name": text_value(server_name),
+            "data_dir": text_value(self.data_dir),
+            "listener.0.address": text_value("127.0.0.1:0"),
+            "listener.1.address": text_value("127.0.0.1:0"),
+            "listener.2.address": text_value("127.0.0.1:0"),
+            "listener.1.tls_certificate": text_value(certificate.certificate),
+            "listener.1.tls_private_key": text_value(certificate.private_key),
             "registration.open": "true",
             "federation.allowed_ip_ranges": '["127.0.0.0/8"]',
-            "federation.trusted_ca_files": f"[{_text(authority.ca_file)}]",
+            "federation.trusted_ca_files": f"[{text_value(authority.ca_file)}]",
             "federation.server_addresses": "{ " + addresses + " }",
             **(settings or {}),
         }
         self._process: subprocess.Popen[str] | None = None
         self._listeners: dict[str, tuple[str, int]] = {}
+
+    @classmethod
+    def at(cls, address: str, directory: Path, authority: CertificateAuthority,
+           settings: dict[str, str] | None = None) -> Vestibule:
+        """A server that is named by where it listens, so that every peer can find it."""
+        server_name = loopback_name(address)
+        certificate = authority.issue(address)
+        return cls(directory, authority, server_name=server_name, settings={
+            "listener.1.address": text_value(server_name),
+            "listener.1.tls_certificate": text_value(certificate.certificate),
+            "listener.1.tls_private_key": text_value(certificate.private_key),
+            **(settings or {}),
+        })
+
+    @contextmanager
+    def restarted_with(self, settings: dict[str, str]) -> Iterator[None]:
+        """Stopped, and started on the same data with further settings; afterwards without them."""
+        before = self._settings
+        self.stop()
+        self._settings = {**before, **settings}
+        try:
+            self.start()
+            yield
+        finally:
+            self._settings = before
+            if self.is_running():
+                self.stop()
+            self.start()
 
     def command_line(self) -> list[str]:
         command = [str(binary())]
@@ -251,17 +295,17 @@ class Client:
                 return None, token
 
     def state(self, room_id: str) -> list[dict[str, Any]]:
-        return self.must("GET", f"/v3/rooms/{_part(room_id)}/state")
+        return self.must("GET", f"/v3/rooms/{quoted(room_id)}/state")
 
     def state_content(self, room_id: str, kind: str, key: str = "") -> Answer:
-        return self.call("GET", f"/v3/rooms/{_part(room_id)}/state/{_part(kind)}/{_part(key)}")
+        return self.call("GET", f"/v3/rooms/{quoted(room_id)}/state/{quoted(kind)}/{quoted(key)}")
 
     def set_state(self, room_id: str, kind: str, content: dict[str, Any], key: str = "") -> str:
-        path = f"/v3/rooms/{_part(room_id)}/state/{_part(kind)}/{_part(key)}"
+        path = f"/v3/rooms/{quoted(room_id)}/state/{quoted(kind)}/{quoted(key)}"
         return self.must("PUT", path, content)["event_id"]
 
     def members(self, room_id: str, **query: str) -> list[dict[str, Any]]:
-        return self.must("GET", f"/v3/rooms/{_part(room_id)}/members", **query)["chunk"]
+        return self.must("GET", f"/v3/rooms/{quoted(room_id)}/members", **query)["chunk"]
 
     def membership(self, room_id: str, user_id: str) -> str | None:
         """The membership in the current state, None if the room has no event about the user."""
@@ -269,24 +313,29 @@ class Client:
         return answer.json["membership"] if answer.status == 200 else None
 
     def messages(self, room_id: str, **query: Any) -> dict[str, Any]:
-        return self.must("GET", f"/v3/rooms/{_part(room_id)}/messages", **query)
+        return self.must("GET", f"/v3/rooms/{quoted(room_id)}/messages", **query)
 
     def in_room(self, room_id: str, action: str, body: dict[str, Any] | None = None) -> Answer:
         """`invite`, `kick`, `ban`, `unban`, `leave`, `join` or `forget`."""
-        return self.call("POST", f"/v3/rooms/{_part(room_id)}/{action}", body or {})
+        return self.call("POST", f"/v3/rooms/{quoted(room_id)}/{action}", body or {})
 
-    def about(self, room_id: str, action: str, user_id: str) -> None:
+    def about(self, room_id: str, action: str, user_id: str, **body: Any) -> None:
         """As `in_room`, aimed at a user; it has to succeed."""
-        answer = self.in_room(room_id, action, {"user_id": user_id})
+        answer = self.in_room(room_id, action, {"user_id": user_id, **body})
         if answer.status != 200:
             raise RuntimeError(f"{action} {user_id}: {answer}")
 
     def send_message(self, room_id: str, transaction: str, text: str) -> Answer:
-        path = f"/v3/rooms/{_part(room_id)}/send/m.room.message/{_part(transaction)}"
+        path = f"/v3/rooms/{quoted(room_id)}/send/m.room.message/{quoted(transaction)}"
         return self.call("PUT", path, {"msgtype": "m.text", "body": text})
 
-    def knock(self, room_id: str, **body: Any) -> Answer:
-        return self.call("POST", f"/v3/knock/{_part(room_id)}", body)
+    def knock(self, room: str, via: Iterable[str] = (), **body: Any) -> Answer:
+        """`room` is an id or an alias."""
+        return self.call("POST", f"/v3/knock/{quoted(room)}", body, **_through(via))
+
+    def join(self, room: str, via: Iterable[str] = ()) -> Answer:
+        """`room` is an id or an alias."""
+        return self.call("POST", f"/v3/join/{quoted(room)}", {}, **_through(via))
 
 
 def http_call(method: str, url: str, data: bytes | None = None, *,
@@ -305,9 +354,14 @@ def http_call(method: str, url: str, data: bytes | None = None, *,
             return Answer(refused.code, refused.read(), tuple(refused.headers.items()))
 
 
-def _part(text: str) -> str:
+def quoted(text: str) -> str:
     return quote(text, safe="")
 
 
-def _text(value: object) -> str:
+def _through(via: Iterable[str]) -> dict[str, list[str]]:
+    servers = list(via)
+    return {"via": servers} if servers else {}
+
+
+def text_value(value: object) -> str:
     return json.dumps(str(value))

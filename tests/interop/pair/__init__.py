@@ -1,0 +1,1 @@
+"""What two Vestibules do together, one module for each kind of story."""

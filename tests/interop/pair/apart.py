@@ -1,0 +1,266 @@
+"""What happens between two steps, and while one side is away. These stop and kill by themselves.
+
+May not: reach into a server to make it happen: the test stands in front of it, or stops it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pair.answers import NOT_NOW, knock, was_told
+from pair.ground import VERSIONS, Pair
+from person import Person
+from story import Story
+from together import chat
+
+# An answer to a knock may not wait for a server that is away.
+AT_ONCE_SECONDS = 5.0
+
+
+def _done(story: Story) -> None:
+    for _ in story:
+        pass
+
+
+def accepted_while_away(pair: Pair, version: str) -> None:
+    """The knocker's server is down while the owner accepts, and the owner's dies right after."""
+    olga, sam = pair.owner(), pair.visitor()
+    room_id = pair.room(olga, version)
+    _done(knock(pair, olga, sam, room_id))
+    pair.south.stop()
+    _at_once(pair, "the south is stopped, and Olga accepts at once",
+             lambda: olga.client.about(room_id, "invite", sam.user_id))
+    pair.north.kill()
+    pair.north.start()
+    pair.south.start()
+    pair.check(sam.finds(room_id, "invite"), "the north is killed and started again, then the"
+               " south: Sam is invited", sam.view(room_id).sections)
+    answer = sam.join(room_id, via=())
+    pair.check(answer.status == 200 and sam.finds(room_id, "join"), "and joins: 200", answer)
+    _done(chat(pair.check, olga, sam, room_id))
+    pair.check(sam.view(room_id).sections.count("invite") == 1, "the invite came once",
+               sam.view(room_id).sections)
+
+
+def denied_while_away(pair: Pair, version: str) -> None:
+    """The same, and the owner denies."""
+    _answered_while_away(pair, version, "kick", "leave")
+
+
+def banned_while_away(pair: Pair, version: str) -> None:
+    """The same, and the owner bans."""
+    _answered_while_away(pair, version, "ban", "ban")
+
+
+def _answered_while_away(pair: Pair, version: str, action: str, membership: str) -> None:
+    olga, sam, tom = pair.owner(), pair.visitor(), pair.visitor("Tom")
+    room_id = pair.room(olga, version)
+    _done(knock(pair, olga, sam, room_id))
+    _done(knock(pair, olga, tom, room_id))
+    pair.south.stop()
+    _at_once(pair, f"the south is stopped, and Olga's {action} is done at once",
+             lambda: olga.client.about(room_id, action, sam.user_id, reason=NOT_NOW))
+    pair.north.kill()
+    pair.north.start()
+    pair.south.start()
+    pair.report.say("        the north is killed and started again, then the south")
+    event = was_told(pair, sam, room_id, olga, membership, NOT_NOW)
+    # The north sends to the south in order: a second copy would have come before this.
+    olga.client.about(room_id, "kick", tom.user_id)
+    was_told(pair, tom, room_id, olga, "leave", None)
+    sam.listen()
+    pair.check(event is not None and sam.view(room_id).count(event["event_id"]) == 1
+               and sam.view(room_id).sections.count("leave") == 1,
+               "what Olga says after that arrives as well, and nothing of the first comes again",
+               sam.view(room_id).sections)
+
+
+def retracted_while_away(pair: Pair, version: str) -> None:
+    """The room's server is down while the visitor takes the knock back."""
+    olga, sam = pair.owner(), pair.visitor()
+    room_id = pair.room(olga, version)
+    _done(knock(pair, olga, sam, room_id))
+    pair.north.stop()
+    _at_once(pair, "the north is stopped, and Sam takes the knock back at once",
+             lambda: pair.check(sam.leave(room_id, "never mind").status == 200, "with 200"))
+    sam.listen()
+    pair.check(sam.membership(room_id) == "leave", "his next /sync has it under `rooms.leave`",
+               sam.view(room_id).sections)
+    pair.south.kill()
+    pair.south.start()
+    pair.north.start()
+    event = olga.sees(room_id, sam.user_id, "leave", reason="never mind")
+    pair.check(event is not None and event["sender"] == sam.user_id
+               and olga.view(room_id).count(event["event_id"]) == 1,
+               "the south is killed and started again, then the north: Olga hears it, once", event)
+
+
+def said_while_away(pair: Pair, version: str) -> None:
+    """What is said in a shared room while the other side is down is not lost."""
+    olga, sam = pair.owner(), pair.visitor()
+    room_id = pair.room(olga, version)
+    if not pair.let_in(olga, sam, room_id):
+        return
+    pair.south.stop()
+    said = [olga.say(room_id, f"message {number}") for number in range(60)]
+    pair.north.kill()
+    pair.north.start()
+    pair.south.start()
+    read = [sam.reads(room_id, event_id) for event_id in said]
+    heard = [event["event_id"] for event in sam.view(room_id).timeline
+             if event["event_id"] in set(said)]
+    pair.check(all(read) and heard == said, f"the south is stopped, Olga says {len(said)} things,"
+               " the north is killed, both are started: Sam reads all, each once and in order",
+               f"{len(heard)} of {len(said)}")
+
+
+def overtaken(pair: Pair, version: str) -> None:
+    """The answer is there before the answer to the knock that it answers."""
+    with pair.relays() as (in_front_of_north, _):
+        for action, section in (("invite", "invite"), ("kick", "leave"), ("ban", "leave")):
+            olga, sam = pair.owner(), pair.visitor()
+            room_id = pair.room(olga, version)
+            told = threading.Event()
+
+            def answer(olga: Person = olga, sam: Person = sam, room_id: str = room_id,
+                       action: str = action, told: threading.Event = told) -> None:
+                if olga.sees(room_id, sam.user_id, "knock"):
+                    olga.client.about(room_id, action, sam.user_id)
+                    told.set()
+
+            in_front_of_north.after("/send_knock/", answer)
+            answered = sam.knock(room_id)
+            pair.check(answered.status == 200 and told.is_set(),
+                       f"{sam.user_id} knocks, and while the answer is held up comes the {action}:"
+                       " 200", answered)
+            pair.check(sam.finds(room_id, section), "the one that stands in the end is that",
+                       sam.view(room_id).sections)
+
+
+def lost_answers(pair: Pair, version: str) -> None:
+    """Whoever gets no answer asks again; what was asked happens once."""
+    with pair.relays() as (in_front_of_north, in_front_of_south):
+        olga, sam = pair.owner(), pair.visitor()
+        room_id = pair.room(olga, version)
+        in_front_of_north.lose_answer("/send_knock/")
+        answer = sam.knock(room_id)
+        pair.check(answer.status in (200, 502, 504), f"{sam.user_id} knocks, and the answer to"
+                   " send_knock is lost", answer)
+        if answer.status != 200:
+            answer = sam.knock(room_id)
+            pair.check(answer.status in (200, 403), "he knocks again", answer)
+        pair.check(sam.finds(room_id, "knock") and olga.sees(room_id, sam.user_id, "knock"),
+                   "both see that he knocks", sam.view(room_id).sections)
+        knocks = [event for event in olga.view(room_id).timeline
+                  if event.get("state_key") == sam.user_id]
+        pair.check(len(knocks) == 1, "and it is one knock", knocks)
+        in_front_of_south.lose_answer("/invite/")
+        olga.client.about(room_id, "invite", sam.user_id)
+        pair.check(sam.finds(room_id, "invite"), "the answer to the invite is lost: he sees it")
+        in_front_of_north.lose_answer("/send_join/")
+        answer = sam.join(room_id)
+        if answer.status != 200:
+            answer = sam.join(room_id)
+        pair.check(answer.status == 200 and sam.finds(room_id, "join"),
+                   "the answer to send_join is lost: he is in, at the latest when asking again",
+                   answer)
+        in_front_of_south.lose_answer("/send/")
+        said = olga.say(room_id, "Is that you?")
+        pair.check(sam.reads(room_id, said), "the answer to a transaction is lost: Sam reads it")
+        _done(chat(pair.check, olga, sam, room_id))
+        pair.check(sam.view(room_id).count(said) == 1
+                   and sam.view(room_id).sections.count("invite") == 1,
+                   "and both the invite and what was said came once", sam.view(room_id).sections)
+
+
+def killed_while_asking(pair: Pair, version: str) -> None:
+    """The knocker's server dies between make and send, and with the answer on its way."""
+    with pair.relays() as (in_front_of_north, _):
+        for when, arrange in (("before send_knock", in_front_of_north.before),
+                              ("before its answer", in_front_of_north.after)):
+            olga, sam = pair.owner(), pair.visitor()
+            room_id = pair.room(olga, version)
+            arrange("/send_knock/", pair.south.kill)
+            with ThreadPoolExecutor(1) as pool:
+                knocking = pool.submit(sam.knock, room_id)
+                pair.check(knocking.exception() is not None,
+                           f"{sam.user_id} knocks, and {when} his server is killed")
+            pair.south.start()
+            pair.check(sam.finds(room_id, "knock"), "it is started again, and has not forgotten:"
+                       " the room comes under `rooms.knock`", sam.view(room_id).sections)
+            pair.check(olga.sees(room_id, sam.user_id, "knock"), "Olga sees the knock")
+            knocks = [event for event in olga.view(room_id).timeline
+                      if event.get("state_key") == sam.user_id]
+            pair.check(len(knocks) == 1, "and it is one knock", knocks)
+            olga.client.about(room_id, "kick", sam.user_id)
+            was_told(pair, sam, room_id, olga, "leave", None)
+
+
+def joined_at_once(pair: Pair, version: str) -> None:
+    """With `knock.auto_join_accepted` whoever is let in is in."""
+    with pair.south.restarted_with({"knock.auto_join_accepted": "true"}):
+        olga, sam = pair.owner(), pair.visitor()
+        room_id = pair.room(olga, version)
+        _done(knock(pair, olga, sam, room_id))
+        olga.client.about(room_id, "invite", sam.user_id)
+        pair.check(sam.finds(room_id, "join") and olga.sees(room_id, sam.user_id, "join"),
+                   "Olga accepts, and Sam is in without a further step",
+                   sam.view(room_id).sections)
+        _done(chat(pair.check, olga, sam, room_id))
+
+
+def crossing(pair: Pair, version: str) -> None:
+    """The owner accepts while the visitor takes it back: whoever comes first, both sides agree."""
+    for _ in range(3):
+        olga, sam = pair.owner(), pair.visitor()
+        room_id = pair.room(olga, version)
+        _done(knock(pair, olga, sam, room_id))
+        with ThreadPoolExecutor() as pool:
+            accept = pool.submit(olga.client.in_room, room_id, "invite",
+                                 {"user_id": sam.user_id})
+            retract = pool.submit(sam.leave, room_id)
+        pair.check(accept.result().status in (200, 403) and retract.result().status == 200,
+                   "Olga accepts the knock while Sam takes it back", accept.result())
+        # Whatever came first: one more word from each settles it.
+        if not _agree(pair, olga, sam, room_id):
+            continue
+        if sam.membership(room_id) == "invite":
+            answer = sam.join(room_id, via=())
+            pair.check(answer.status == 200, "the invite came last: Sam can join, 200", answer)
+        else:
+            _done(knock(pair, olga, sam, room_id, "once more"))
+
+
+def _agree(pair: Pair, olga: Person, sam: Person, room_id: str) -> bool:
+    """Both sides come to the same: what the room has of Sam is what Sam's client has."""
+    deadline = time.monotonic() + 20
+    told: tuple[Any, Any] = (None, None)
+    while time.monotonic() < deadline:
+        sam.listen(500)
+        told = (olga.client.membership(room_id, sam.user_id), sam.membership(room_id))
+        if told[0] == told[1]:
+            break
+    return pair.check(told[0] == told[1], "and both come to the same", told)
+
+
+def _at_once(pair: Pair, what: str, act: Callable[[], object]) -> None:
+    began = time.monotonic()
+    act()
+    took = time.monotonic() - began
+    pair.check(took < AT_ONCE_SECONDS, what, f"{took:.1f} s")
+
+
+SCENARIOS = (accepted_while_away, denied_while_away, banned_while_away, retracted_while_away,
+             said_while_away, overtaken, lost_answers, killed_while_asking, joined_at_once,
+             crossing)
+
+
+def tell(pair: Pair, scenario: Callable[[Pair, str], None]) -> None:
+    version = VERSIONS[SCENARIOS.index(scenario) % len(VERSIONS)]
+    title = scenario.__name__.replace("_", " ").capitalize()
+    pair.report.say(f"\n{title}, room version {version}")
+    scenario(pair, version)
