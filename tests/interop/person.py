@@ -7,6 +7,7 @@ person's own client would.
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ Found = TypeVar("Found")
 # busy machine all fit in.
 SEES_WITHIN_SECONDS = 30.0
 POLL_MS = 5000
+# So many that no batch of /sync leaves any out.
+FILTER = json.dumps({"room": {"timeline": {"limit": 100}}})
 REASON = "I read your page about otters, may I come in?"
 STRIPPED_KEYS = {"type", "state_key", "sender", "content"}
 
@@ -112,7 +115,7 @@ class Person:
 
     def listen(self, timeout_ms: int = 0) -> None:
         """One /sync."""
-        batch = self.client.sync(self._since, timeout_ms)
+        batch = self.client.sync(self._since, timeout_ms, filter=FILTER)
         self._since = batch["next_batch"]
         for section, rooms in batch.get("rooms", {}).items():
             for room_id, shown in rooms.items():
@@ -150,6 +153,17 @@ class Person:
         return self.until(room_id, lambda room: next(
             (event for event in room.timeline if event["event_id"] == event_id), None),
             within_seconds)
+
+    def misses(self, room_id: str, event_ids: Iterable[str]) -> list[str]:
+        """Which of these events the timeline does not come to have."""
+        wanted = list(event_ids)
+
+        def missing(room: RoomView) -> list[str]:
+            has = {event["event_id"] for event in room.timeline}
+            return [event_id for event_id in wanted if event_id not in has]
+
+        self.until(room_id, lambda room: not missing(room))
+        return missing(self.view(room_id))
 
     def membership(self, room_id: str) -> str | None:
         """Under what the person's own client has the room now."""

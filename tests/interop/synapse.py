@@ -166,9 +166,12 @@ class Synapse:
 
     def kill(self) -> None:
         """SIGKILL: what a power cut leaves of a process."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running():
             self._process.kill()
             self._process.wait()
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def client_url(self) -> str:

@@ -274,8 +274,9 @@ class Client:
             "room_version": version, "preset": "private_chat", "initial_state": state, **body,
         })["room_id"]
 
-    def sync(self, since: str | None = None, timeout_ms: int = 0) -> dict[str, Any]:
-        query = {"timeout": timeout_ms} | ({"since": since} if since else {})
+    def sync(self, since: str | None = None, timeout_ms: int = 0,
+             **query: Any) -> dict[str, Any]:
+        query |= {"timeout": timeout_ms} | ({"since": since} if since else {})
         return self.must("GET", "/v3/sync", **query)
 
     def sync_until_knock(self, room_id: str, user_id: str, since: str | None,

@@ -110,10 +110,10 @@ def said_while_away(pair: Pair, version: str) -> None:
     pair.north.kill()
     pair.north.start()
     pair.south.start()
-    read = [sam.reads(room_id, event_id) for event_id in said]
+    sam.misses(room_id, said)
     heard = [event["event_id"] for event in sam.view(room_id).timeline
              if event["event_id"] in set(said)]
-    pair.check(all(read) and heard == said, f"the south is stopped, Olga says {len(said)} things,"
+    pair.check(heard == said, f"the south is stopped, Olga says {len(said)} things,"
                " the north is killed, both are started: Sam reads all, each once and in order",
                f"{len(heard)} of {len(said)}")
 

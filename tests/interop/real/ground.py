@@ -46,7 +46,8 @@ class Peers:
                                       SETTINGS)
         self.synapse = Synapse(directory / "synapse", self.authority, SYNAPSE_ADDRESS)
         self.owner: Client = self.vestibule.client()
-        self._teller = Teller(report, {"Vestibule": self.vestibule}, every_step=every_step)
+        self._teller = Teller(report, {"Vestibule": self.vestibule, "Synapse": self.synapse},
+                              every_step=every_step)
         self._users = 0
 
     @property
