@@ -2,11 +2,15 @@
 # Runs the signed peer and a real homeserver against Vestibule: one command, one closing line.
 #
 #   tests/interop/run.sh                 everything
-#   tests/interop/run.sh first_knock     only what is named: selftest first_knock bad_requests concurrency real_peers
+#   tests/interop/run.sh first_knock     only what is named: selftest first_knock bad_requests concurrency
+#                                        two_vestibules real_peers clients
 #
 # VESTIBULE_BIN  the server to test; without it the release build is made and used
-# PYTHON         an interpreter that has requirements.txt installed, for real_peers also
-#                requirements-synapse.txt; without it a virtual environment is made under target/
+# PYTHON         an interpreter that has requirements.txt installed, for real_peers and clients also
+#                requirements-synapse.txt, for clients also requirements-clients.txt; without it a
+#                virtual environment is made under target/
+# INTEROP_JS     a directory with person.mjs and its packages, for clients, which also needs node;
+#                without it npm makes one under target/
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,22 +21,44 @@ if [ "$#" -eq 0 ]; then
     set -- selftest first_knock bad_requests concurrency real_peers
 fi
 
+# Whether one of these parts is going to run: large packages come only when they are asked for.
+runs() {
+    local part
+    for part in "$@"; do
+        [[ " $parts " == *" $part "* ]] && return
+    done
+    return 1
+}
+
+parts="$*"
 if [ -z "${PYTHON:-}" ]; then
     environment="$repository/target/interop-venv"
-    if ! cmp -s "$here/requirements.txt" "$environment/installed.txt"; then
-        python3 -m venv --clear "$environment"
-        "$environment/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
-        cp "$here/requirements.txt" "$environment/installed.txt"
-    fi
-    # Synapse is large, so it comes only when it is asked for.
-    if [[ " $* " == *" real_peers "* ]] \
-        && ! cmp -s "$here/requirements-synapse.txt" "$environment/installed-synapse.txt"; then
-        "$environment/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: \
-            -r "$here/requirements.txt" -r "$here/requirements-synapse.txt"
-        cp "$here/requirements-synapse.txt" "$environment/installed-synapse.txt"
-    fi
+    wanted=(requirements.txt)
+    if runs real_peers clients; then wanted+=(requirements-synapse.txt); fi
+    if runs clients; then wanted+=(requirements-clients.txt); fi
+    [ -x "$environment/bin/python" ] || python3 -m venv --clear "$environment"
+    for list in "${wanted[@]}"; do
+        if ! cmp -s "$here/$list" "$environment/$list"; then
+            "$environment/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: \
+                -r "$here/$list"
+            cp "$here/$list" "$environment/$list"
+        fi
+    done
     PYTHON="$environment/bin/python"
 fi
+
+if runs clients && [ -z "${INTEROP_JS:-}" ]; then
+    INTEROP_JS="$repository/target/interop-js"
+    mkdir -p "$INTEROP_JS"
+    if ! cmp -s "$here/js/package-lock.json" "$INTEROP_JS/installed.json"; then
+        cp "$here"/js/package.json "$here"/js/package-lock.json "$here"/js/.npmrc "$INTEROP_JS"
+        (cd "$INTEROP_JS" && npm ci --silent --ignore-scripts)
+        cp "$here/js/package-lock.json" "$INTEROP_JS/installed.json"
+    fi
+    # A module finds its packages from where it lies.
+    cp "$here/js/person.mjs" "$INTEROP_JS"
+fi
+export INTEROP_JS="${INTEROP_JS:-}"
 
 if [ -z "${VESTIBULE_BIN:-}" ]; then
     (cd "$repository" && cargo build --release --quiet)
