@@ -71,6 +71,11 @@ class RoomView:
         """The last member event about the user, as far as it was shown; else {}."""
         return self.state.get(("m.room.member", user_id), {})
 
+    def members(self, membership: str) -> int:
+        """How many have that membership, as far as it was shown."""
+        return sum(event["content"].get("membership") == membership
+                   for (kind, _), event in self.state.items() if kind == "m.room.member")
+
     def count(self, event_id: str) -> int:
         return sum(event["event_id"] == event_id for event in self.timeline)
 

@@ -19,6 +19,14 @@ from together import chat
 
 # An answer to a knock may not wait for a server that is away.
 AT_ONCE_SECONDS = 5.0
+ARRIVES_WITHIN_SECONDS = 10.0
+BURST = 10
+BEYOND = 4
+# The rates as they are out of the box, in place of the wider ones of `ground.py`.
+DEFAULT_RATES = {
+    "rate_limit.knocks_by_origin": "{ per_second = 1.0, burst = 20 }",
+    "rate_limit.knocks_by_network": "{ per_second = 2.0, burst = 20 }",
+}
 
 
 def _done(story: Story) -> None:
@@ -200,6 +208,38 @@ def killed_while_asking(pair: Pair, version: str) -> None:
             was_told(pair, sam, room_id, olga, "leave", None)
 
 
+def burst(pair: Pair, version: str) -> None:
+    """More knocks at once than the default rates let through do not hold up what is said."""
+    with pair.north.restarted_with(DEFAULT_RATES):
+        olga, sam = pair.owner(), pair.visitor()
+        shared, besieged = (pair.room(olga, version) for _ in range(2))
+        if not pair.let_in(olga, sam, shared):
+            return
+        crowd = [pair.visitor(f"Una{number}") for number in range(BURST + BEYOND)]
+        before = pair.north.totals()["knocks"]["refused"].get("over_rate", 0)
+        with ThreadPoolExecutor(len(crowd)) as pool:
+            knocks = [pool.submit(person.knock, besieged) for person in crowd]
+            pair.check(olga.until(besieged, lambda room: room.members("knock") >= BURST),
+                       f"of {len(crowd)} knocks at once {BURST} come in")
+            for speaker, listener in ((sam, olga), (olga, sam)):
+                said = speaker.say(shared, f"{speaker.name} is heard")
+                pair.check(listener.reads(shared, said, ARRIVES_WITHIN_SECONDS),
+                           f"{speaker.name} says something in the room they share, and"
+                           f" {listener.name} reads it within {ARRIVES_WITHIN_SECONDS:.0f} s")
+            still = sum(not knocking.done() for knocking in knocks)
+            answers = [knocking.result() for knocking in knocks]
+        pair.check(still > 0, "meanwhile the others are held up", still)
+        limited = [answer for answer in answers if answer.status != 200]
+        pair.check(limited and all((answer.status, answer.errcode) == (429, "M_LIMIT_EXCEEDED")
+                                   and answer.json.get("retry_after_ms", 0) > 0
+                                   for answer in limited),
+                   f"in the end {len(limited)} get 429 M_LIMIT_EXCEEDED, and for how long",
+                   [str(answer) for answer in limited])
+        counted = pair.north.totals()["knocks"]["refused"].get("over_rate", 0) - before
+        pair.check(counted == len(limited), "the north's admins count as many over the rate",
+                   counted)
+
+
 def joined_at_once(pair: Pair, version: str) -> None:
     """With `knock.auto_join_accepted` whoever is let in is in."""
     with pair.south.restarted_with({"knock.auto_join_accepted": "true"}):
@@ -255,8 +295,8 @@ def _at_once(pair: Pair, what: str, act: Callable[[], object]) -> None:
 
 
 SCENARIOS = (accepted_while_away, denied_while_away, banned_while_away, retracted_while_away,
-             said_while_away, overtaken, lost_answers, killed_while_asking, joined_at_once,
-             crossing)
+             said_while_away, overtaken, lost_answers, killed_while_asking, burst,
+             joined_at_once, crossing)
 
 
 def tell(pair: Pair, scenario: Callable[[Pair, str], None]) -> None:
