@@ -7,6 +7,7 @@ repeat or make up anything that it passes on; it can only hold it, or lose it.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import ssl
@@ -125,7 +126,9 @@ class _Listener(http.server.ThreadingHTTPServer):
     def hang_up(self) -> None:
         with self._lock:
             for secured in self._open:
-                secured.shutdown(socket.SHUT_RDWR)
+                # One that the other side has left, or that is just being left, is gone already.
+                with contextlib.suppress(OSError):
+                    secured.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that broke off is the other side's affair."""

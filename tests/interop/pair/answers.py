@@ -30,15 +30,17 @@ def knock(pair: Pair, owner: Person, visitor: Person, room_id: str,
 def was_told(pair: Pair, visitor: Person, room_id: str, by: Person, membership: str,
              reason: str | None) -> Event | None:
     """The one answer that ends a knock or a stay, in the /sync of the person it is about."""
-    told = {"reason": reason} if reason else {}
-    event = visitor.sees(room_id, visitor.user_id, membership, **told)
+    visitor.finds(room_id, "leave")
     room = visitor.view(room_id)
-    pair.check(event is not None and event["sender"] == by.user_id and room.section == "leave"
+    event = room.member(visitor.user_id)
+    pair.check(room.section == "leave" and event.get("sender") == by.user_id
+               and event["content"].get("membership") == membership
+               and event["content"].get("reason") == reason
                and room.count(event["event_id"]) == 1,
                f"{visitor.name}'s /sync has it under `rooms.leave`: the {membership} by {by.name},"
                f" {'with its reason' if reason else 'without a reason'}, once",
                f"{event} {room.sections} {room.timeline}")
-    return event
+    return event or None
 
 
 def same_event(pair: Pair, owner: Person, visitor: Person, room_id: str,

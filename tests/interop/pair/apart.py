@@ -228,7 +228,7 @@ def burst(pair: Pair, version: str) -> None:
                            f" {listener.name} reads it within {ARRIVES_WITHIN_SECONDS:.0f} s")
             still = sum(not knocking.done() for knocking in knocks)
             answers = [knocking.result() for knocking in knocks]
-        pair.check(still > 0, "meanwhile the others are held up", still)
+        pair.check(still > 0, "meanwhile the others are held up", [str(a) for a in answers])
         limited = [answer for answer in answers if answer.status != 200]
         pair.check(limited and all((answer.status, answer.errcode) == (429, "M_LIMIT_EXCEEDED")
                                    and answer.json.get("retry_after_ms", 0) > 0

@@ -28,7 +28,7 @@ WIDE = "{ per_second = 1000.0, burst = 1000 }"
 # bounds a single room or a single user is left as it is.
 SETTINGS = {
     **{f"rate_limit.{bucket}": WIDE for bucket in (
-        "knocks_by_origin", "knocks_by_network", "registrations_by_address")},
+        "knocks_by_origin", "knocks_by_network", "registrations_by_address", "messages_by_user")},
     # A peer that was killed and is back is asked again at once.
     "federation.retry_backoff_min": '"1s"',
     "federation.retry_backoff_max": '"1s"',
