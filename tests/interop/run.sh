@@ -18,7 +18,7 @@ repository=$(cd "$here/../.." && pwd)
 export PYTHONDONTWRITEBYTECODE=1
 
 if [ "$#" -eq 0 ]; then
-    set -- selftest first_knock bad_requests concurrency real_peers
+    set -- selftest first_knock bad_requests concurrency two_vestibules real_peers clients
 fi
 
 # Whether one of these parts is going to run: large packages come only when they are asked for.

@@ -24,12 +24,12 @@ SYNAPSE_ADDRESS = "127.0.1.2"
 # What other servers host by default today.
 VERSIONS = ("10", "11", "12")
 WIDE = "{ per_second = 1000.0, burst = 1000 }"
-# One server on one network stands for the whole world here, and one machine for all our users. What
-# bounds a single room or a single user who knocks is left as it is.
+# One server on one network stands for the whole world here, one machine for all our users, and one
+# room sees a whole life within a second. What bounds a room, and repeats, is left as it is.
 SETTINGS = {
     **{f"rate_limit.{bucket}": WIDE for bucket in (
-        "knocks_by_origin", "knocks_by_network", "registrations_by_address", "rooms_by_user",
-        "invites_by_user", "messages_by_user")},
+        "knocks_by_origin", "knocks_by_network", "knocks_by_user_in_room",
+        "registrations_by_address", "rooms_by_user", "invites_by_user", "messages_by_user")},
     # A peer that was killed and is back is asked again at once, as Synapse asks us.
     "federation.retry_backoff_min": '"1s"',
     "federation.retry_backoff_max": '"1s"',
@@ -67,6 +67,9 @@ class Peers:
         totals = self.vestibule.totals()
         self.check(totals["actors_restarted"] == 0 and totals["rooms_quarantined"] == {},
                    "no room's actor of Vestibule had to be started again", totals)
+        panics = [line for line in self.vestibule.log_file.read_text().splitlines()
+                  if "panicked" in line]
+        self.check(not panics, "nothing panicked in it", panics[:3])
         self.check(self.synapse.stop() == 0, "Synapse stops when asked to, with status 0")
         self.check(self.vestibule.stop() == 0, "Vestibule stops when asked to, with status 0")
 
