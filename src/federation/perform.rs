@@ -99,6 +99,7 @@ struct UnderWay {
     flights: Flights,
     repeats: Repeats,
     gaps: Gaps,
+    histories: Gaps,
 }
 
 /// Why other servers did not do for us what was asked. Facts; the words of other servers are not in them.

@@ -40,7 +40,7 @@ impl Federation {
     /// [`PerformError`]: `NoServers` when nobody else is in the room, `AllFailed` when none of those asked has the past.
     pub async fn backfill(&self, room_id: &RoomId, limit: usize) -> Result<usize, PerformError> {
         let failed = |error: StorageError| PerformError::Storage(error.into());
-        let lock = self.under_way.gaps.of(room_id);
+        let lock = self.under_way.histories.of(room_id);
         let _turn = lock.lock().await;
         let Some(room) = self.inner.stores.rooms.room(room_id).await.map_err(failed)? else { return Ok(0) };
         let oldest = self.inner.stores.rooms.timeline(room_id, None, Direction::Forward, 1).await.map_err(failed)?;

@@ -56,7 +56,7 @@ const EVENT_REPLY_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of an answer with missing events: [`MISSING_EVENTS_PER_REQUEST`] of full size and what is around them.
 const MISSING_REPLY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Locks by room: gaps of one room are filled one after the other, since the first one often fills the next.
+/// Locks by room: gaps of one room are filled one after the other, since the first one often fills the next; so is its past.
 #[derive(Clone, Default)]
 pub(super) struct Gaps {
     rooms: Arc<Mutex<BTreeMap<OwnedRoomId, Weak<AsyncMutex<()>>>>>,
