@@ -5,7 +5,7 @@ mod account;
 mod account_data;
 mod capabilities;
 mod client_event;
-mod commit;
+pub(crate) mod commit;
 mod create_room;
 mod deactivate;
 mod delete_devices;

@@ -3,7 +3,8 @@
 
 pub mod claims;
 pub mod inbox;
-pub mod local;
+pub mod outbound;
+pub mod remote;
 pub mod shape;
 pub mod sharing;
 

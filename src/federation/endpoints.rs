@@ -124,6 +124,16 @@ pub(crate) fn backfill(room_id: &RoomId, before: &EventId, limit: usize) -> Serv
     ServerRequest::get(with_query(path("v1/backfill", &[room_id.as_str()]), pairs))
 }
 
+/// Keys of users and their devices.
+pub(crate) fn user_keys_query(body: String) -> ServerRequest {
+    ServerRequest::post(path("v1/user/keys/query", &[]), body)
+}
+
+/// Keys for one use.
+pub(crate) fn user_keys_claim(body: String) -> ServerRequest {
+    ServerRequest::post(path("v1/user/keys/claim", &[]), body)
+}
+
 fn path(base: &str, parts: &[&str]) -> String {
     let mut path = format!("{FEDERATION}/{base}");
     for part in parts {

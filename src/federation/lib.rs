@@ -3,7 +3,8 @@
 //!
 //! From the outside in: [`client`] makes signed and unsigned requests, asks [`discovery`] for a route, and sends along it
 //! through [`egress`]; [`keyring`] fetches keys through the client and verifies what other servers sign. On top of them,
-//! [`perform`] does what takes several requests, and [`sender`] brings our events to other servers.
+//! [`perform`] does what takes several requests, and [`sender`] brings our events to other servers. [`user_keys`] is what
+//! anybody is told of our users' keys.
 
 #![warn(missing_docs)]
 
@@ -17,6 +18,7 @@ pub mod keyring;
 pub mod perform;
 pub mod policy;
 pub mod sender;
+pub mod user_keys;
 
 pub use crate::{
     perform::{Federation, FederationParts, FederationSettings, PerformError},

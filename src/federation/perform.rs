@@ -15,6 +15,7 @@ mod public_rooms;
 mod receive;
 mod reconcile;
 mod room_summary;
+mod user_keys;
 mod verify;
 
 use std::{sync::Arc, time::Duration};
@@ -41,6 +42,7 @@ pub use self::{
     profile::PROFILE_REPLY_BYTES_MAX,
     public_rooms::DirectoryQuestion,
     receive::NotReceived,
+    user_keys::{USER_KEYS_DEADLINE, USER_KEYS_REPLY_BYTES_MAX},
     verify::VerifyError,
 };
 use self::{

@@ -8,6 +8,7 @@
 mod backoff;
 mod catch_up;
 mod destination;
+mod edus;
 mod handshakes;
 mod invite;
 mod leave;
@@ -337,16 +338,26 @@ impl Inner {
         places.acquire().await.ok()
     }
 
-    /// Takes rows out of the outbox; durable when it returns. Storage that fails is asked again until it does not: what was
-    /// taken must not be sent under another transaction id.
+    /// Takes rows out of the outbox, as [`Self::note`] does.
     async fn note_done(&self, server: &ServerName, places: Vec<OutboxPlace>) {
+        self.note(server, places, Commit::OutboxDone).await;
+    }
+
+    /// Takes EDUs out of the outbox, as [`Self::note`] does.
+    async fn note_edus_done(&self, server: &ServerName, places: Vec<OutboxPlace>) {
+        self.note(server, places, Commit::EdusDone).await;
+    }
+
+    /// Notes what is done with; durable when it returns. Storage that fails is asked again until it does not: what was taken
+    /// must not be sent under another transaction id.
+    async fn note(&self, server: &ServerName, places: Vec<OutboxPlace>, commit: fn(OutboxDone) -> Commit) {
         if places.is_empty() {
             return;
         }
         loop {
             let done = OutboxDone { destination: server.to_owned(), places: places.clone() };
             match self.parts.stores.writer.reserve() {
-                Ok(slot) => match self.parts.stores.writer.enqueue(slot, Commit::OutboxDone(done)).await {
+                Ok(slot) => match self.parts.stores.writer.enqueue(slot, commit(done)).await {
                     Ok(_) => return,
                     Err(error) => log::error!(destination:% = server, error:%; "delivered events not noted"),
                 },

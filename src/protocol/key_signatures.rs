@@ -40,6 +40,14 @@ pub fn signatures_by<'a>(
     signatures.filter_map(|(key_id, signature)| Some((key_id.as_str(), signature.as_str()?)))
 }
 
+/// The public half of a cross-signing key: its one key, which is named after itself.
+pub fn public_key_of(object: &CanonicalJsonObject) -> Option<String> {
+    let keys = object.get("keys").and_then(CanonicalJsonValue::as_object)?;
+    let (key_id, public_key) = keys.iter().next().filter(|_| keys.len() == 1)?;
+    let public_key = public_key.as_str()?;
+    (key_id.strip_prefix("ed25519:")? == public_key).then(|| public_key.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::user_id;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use vestibule_protocol::{
     canonical_json,
-    key_signatures::{signatures_by, verifies},
+    key_signatures::{public_key_of, signatures_by, verifies},
 };
 use vestibule_storage::{
     accounts::AccountChange,
@@ -95,7 +95,7 @@ async fn stored_keys(app: &App, caller: &Caller) -> Result<BTreeMap<KeyUsage, Cr
     let stored = app.stores.device_keys.cross_signing_keys(&caller.user_id).await?;
     let read = |(usage, text): (KeyUsage, String)| {
         let object = canonical_json::parse_object(text.as_bytes()).ok()?;
-        Some((usage, CrossSigningKey { public_key: shape::public_key_of(&object)?, object }))
+        Some((usage, CrossSigningKey { public_key: public_key_of(&object)?, object }))
     };
     Ok(stored.into_iter().filter_map(read).collect())
 }

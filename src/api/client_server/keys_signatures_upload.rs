@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use actix_web::{HttpResponse, web};
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedUserId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
+use vestibule_federation::perform::USER_KEYS_DEADLINE;
 use vestibule_protocol::{
     canonical_json,
-    key_signatures::{signatures_by, signed_part, verifies},
+    key_signatures::{public_key_of, signatures_by, signed_part, verifies},
 };
 use vestibule_storage::{
     accounts::AccountChange,
@@ -19,7 +20,7 @@ use vestibule_storage::{
 
 use super::{commit::commit, json_body::JsonBody, paths::each};
 use crate::{
-    device_keys::{shape, sharing::Circle},
+    device_keys::{remote, shape, sharing::Circle},
     error::MatrixError,
     extract::Caller,
     state::App,
@@ -88,7 +89,7 @@ impl<'a> Signer<'a> {
 
     /// The public half of the cross-signing key for a usage, under its name.
     fn cross_signing_key(&self, usage: KeyUsage) -> Option<(String, String)> {
-        let public_key = shape::public_key_of(self.cross_signing.get(&usage)?)?;
+        let public_key = public_key_of(self.cross_signing.get(&usage)?)?;
         Some((format!("ed25519:{public_key}"), public_key))
     }
 
@@ -135,7 +136,7 @@ impl Accepted {
             (signer.devices.get(target_key).cloned(), keys)
         } else {
             let keys = signer.cross_signing_key(KeyUsage::UserSigning).into_iter().collect();
-            (master_key(app, target, target_key).await?, keys)
+            (master_key(app, &signer.caller.user_id, target, target_key).await?, keys)
         };
         let stored = stored.ok_or_else(|| MatrixError::not_found("there is no such key"))?;
         if signed_part(&stored) != signed_part(&signed) {
@@ -207,13 +208,16 @@ fn new_signatures(
 /// Another user's master key, if it is the one that is meant.
 async fn master_key(
     app: &App,
+    caller: &UserId,
     user_id: &OwnedUserId,
     public_key: &str,
 ) -> Result<Option<CanonicalJsonObject>, MatrixError> {
-    if !app.is_ours(user_id.server_name()) {
-        return Ok(None);
-    }
-    let keys = app.stores.device_keys.cross_signing_keys(user_id).await?;
-    let master = keys.get(&KeyUsage::Master).and_then(|text| canonical_json::parse_object(text.as_bytes()).ok());
-    Ok(master.filter(|master| shape::public_key_of(master).as_deref() == Some(public_key)))
+    let text = if app.is_ours(user_id.server_name()) {
+        app.stores.device_keys.cross_signing_keys(user_id).await?.remove(&KeyUsage::Master)
+    } else {
+        let (mut found, _failures) = remote::query(app, caller, vec![user_id.clone()], USER_KEYS_DEADLINE).await?;
+        found.remove(user_id).and_then(|keys| keys.master).map(|master| master.to_string())
+    };
+    let master = text.and_then(|text| canonical_json::parse_object(text.as_bytes()).ok());
+    Ok(master.filter(|master| public_key_of(master).as_deref() == Some(public_key)))
 }

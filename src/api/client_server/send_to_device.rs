@@ -15,7 +15,7 @@ use vestibule_storage::{
 
 use super::{json_body::JsonBody, paths::each};
 use crate::{
-    device_keys::{inbox, shape},
+    device_keys::{inbox, outbound, shape},
     error::MatrixError,
     extract::{Caller, PathArguments},
     state::App,
@@ -59,6 +59,9 @@ async fn send(
             changes.extend(inbox::deliver(&app, &caller.user_id, kind, user_id, by_device).await?);
         }
     }
+    let elsewhere = messages.iter().filter(|(user_id, _)| !app.is_ours(user_id.server_name()));
+    let elsewhere = elsewhere.map(|(user_id, by_device)| (user_id, by_device));
+    changes.extend(outbound::queue(&caller.user_id, kind, elsewhere, &*app.randomness));
     let slot = app.stores.writer.reserve()?;
     match app.stores.writer.enqueue(slot, Commit::Accounts(changes)).await {
         // The client did not hear that it was taken, and says it again.

@@ -3,7 +3,7 @@
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::Value;
-use vestibule_protocol::canonical_json;
+use vestibule_protocol::{canonical_json, key_signatures::public_key_of};
 use vestibule_storage::device_keys::{KeyUsage, PublishedKey};
 
 use crate::error::MatrixError;
@@ -89,14 +89,6 @@ pub fn cross_signing_key(value: &Value, usage: KeyUsage, user_id: &UserId) -> Re
     object.remove("unsigned");
     written(&object)?;
     Ok(CrossSigningKey { public_key, object })
-}
-
-/// The public half of a cross-signing key: its one key, which is named after itself.
-pub fn public_key_of(object: &CanonicalJsonObject) -> Option<String> {
-    let keys = texts(object.get("keys"))?;
-    let mut keys = keys.into_iter();
-    let (key_id, public_key) = keys.next().filter(|_| keys.len() == 0)?;
-    (key_id.strip_prefix("ed25519:")? == public_key).then(|| public_key.to_owned())
 }
 
 /// What the specification calls a usage in a request's body.

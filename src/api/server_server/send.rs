@@ -3,6 +3,7 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1sendtxnid>
 
+mod device_edus;
 pub mod transactions;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -124,6 +125,7 @@ async fn receive(app: Data<App>, origin: OwnedServerName, sent: Sent) -> Result<
     }
     // After the events: a receipt may be for one of them.
     app.federation.receive_edus(&origin, &sent.edus).await;
+    device_edus::take(&app, &origin, &sent.edus).await?;
     serde_json::to_string(&Answer { pdus }).map_err(|error| {
         log::error!(error:%; "an answer cannot be written");
         MatrixError::internal()

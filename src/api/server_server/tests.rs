@@ -1,5 +1,6 @@
 //! Handshakes end to end: a peer that signs, real rooms, the reference store.
 
+mod devices;
 mod edus;
 mod invites;
 mod joins;

@@ -1,5 +1,5 @@
-//! `POST /_matrix/federation/v1/user/keys/claim`: one-time keys of our users' devices: none yet.
-//! May not: answer for users of other servers (SECURITY V45).
+//! `POST /_matrix/federation/v1/user/keys/claim`: keys for one use of our users' devices.
+//! May not: answer for users of other servers (SECURITY V45), or give a key out twice.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysclaim>
 
@@ -11,10 +11,14 @@ use serde_json::json;
 
 use super::user_keys_query::asked_users;
 use crate::{
+    device_keys::claims,
     error::MatrixError,
     extract::{BodyBytesMax, Signed},
     state::App,
 };
+
+/// Users in one question. Ours: as for `/user/keys/query`.
+const USERS_MAX: usize = 5_000;
 
 pub(super) fn routes(config: &mut ServiceConfig) {
     let resource = web::resource("/_matrix/federation/v1/user/keys/claim").app_data(BodyBytesMax::JSON);
@@ -23,8 +27,8 @@ pub(super) fn routes(config: &mut ServiceConfig) {
 
 async fn user_keys_claim(signed: Signed, app: Data<App>) -> Result<HttpResponse, MatrixError> {
     app.limits.hold_query_of(&signed.origin, &*app.clock).await?;
-    let body = signed.into_body()?;
-    // The question is judged all the same. Nobody can upload keys here, so there is none to be had.
-    let _users = asked_users(&app, &body, "one_time_keys")?;
-    Ok(HttpResponse::Ok().json(json!({ "one_time_keys": {} })))
+    let users = asked_users(&app, signed.into_body()?, "one_time_keys", USERS_MAX)?;
+    let wanted = claims::wanted(users.iter().map(|(user_id, devices)| (user_id.clone(), devices)).collect())?;
+    let claimed = claims::claim(&app, &wanted).await?;
+    Ok(HttpResponse::Ok().json(json!({ "one_time_keys": claimed })))
 }

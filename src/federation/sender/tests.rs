@@ -1,10 +1,13 @@
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use ruma::{OwnedEventId, RoomVersionId, ServerName, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedUserId, RoomVersionId, ServerName, events::room::member::MembershipState};
 use serde_json::{Value, json, value::to_raw_value};
 use tokio::time::advance;
 use vestibule_actors::{
@@ -17,7 +20,11 @@ use vestibule_protocol::{
     room_version::RoomVersion,
     stream::StreamPosition,
 };
-use vestibule_storage::commit::{Announcement, CommitListener};
+use vestibule_storage::{
+    accounts::AccountChange,
+    commit::{Announcement, Commit, CommitListener},
+    device_keys::{KeyChange, ListNews},
+};
 
 use super::{Backoff, LaneKind, OutboundQueue, Sender, SenderParts, SenderSettings};
 use crate::{
@@ -446,5 +453,40 @@ fn a_server_that_comes_back_after_long_gets_the_newest_and_what_is_about_its_use
         let mut expected = vec![banned];
         expected.extend_from_slice(&said[said.len() - 20..]);
         assert_eq!(event_ids(&sent[5], &room), expected);
+    });
+}
+
+#[test]
+fn what_devices_need_to_hear_arrives_and_is_repeated_until_it_does() {
+    on_paused_time(async || {
+        let refuses = AtomicBool::new(true);
+        let bench = Bench::new(Peers::new(move |_| {
+            if refuses.swap(false, Ordering::SeqCst) { response(503, &[], "{}") } else { taken() }
+        }));
+        let destinations = BTreeSet::from([server(PEER)]);
+        let edu = |number: u32| json!({ "content": { "n": number }, "edu_type": "m.direct_to_device" }).to_string();
+        let sends = (0..130).map(|number| KeyChange::SendEdu { destinations: destinations.clone(), edu: edu(number) });
+        let news = ListNews::Device { device_id: "GONE".into(), destinations: destinations.clone() };
+        let user_id: OwnedUserId = ALICE.try_into().unwrap();
+        let gone = KeyChange::ListChanged { user_id, wakes: BTreeSet::new(), news };
+        let changes = sends.chain([gone]).map(AccountChange::Keys).collect();
+        let writer = bench.world.stores().writer;
+        writer.enqueue(writer.reserve().unwrap(), Commit::Accounts(changes)).await.unwrap();
+        bench.sender.start();
+        bench.requests(1).await;
+        pass(Duration::from_mins(10)).await;
+        let sent = bench.requests(3).await;
+        assert_eq!((&sent[0].target, &sent[0].body["edus"]), (&sent[1].target, &sent[1].body["edus"]));
+        assert_ne!(sent[1].target, sent[2].target);
+        let edus: Vec<Value> =
+            sent[1..].iter().flat_map(|sent| sent.body["edus"].as_array().unwrap().clone()).collect();
+        assert_eq!(edus.len(), 131);
+        assert!(edus[..130].iter().enumerate().all(|(number, edu)| edu["content"]["n"] == json!(number)));
+        let content = &edus[130]["content"];
+        assert_eq!(
+            (&content["deleted"], &content["prev_id"], &content["user_id"]),
+            (&json!(true), &json!([]), &json!(ALICE))
+        );
+        assert_eq!(bench.world.stores().outbox.edus(&server(PEER), None, 10).await.unwrap(), []);
     });
 }

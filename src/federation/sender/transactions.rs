@@ -1,5 +1,6 @@
-//! Transactions: up to fifty events of the outbox in the order of their places, and what cannot wait beside them.
-//! May not: send later events before earlier ones were taken, or give a transaction id to two sets of events.
+//! Transactions: up to fifty events and a hundred EDUs of the outbox in the order of their places, and what cannot wait
+//! beside them.
+//! May not: send later events or EDUs before earlier ones were taken, or give a transaction id to two sets of them.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#transactions>
 
@@ -13,13 +14,14 @@ use tokio::time::Instant;
 use vestibule_protocol::pdu::Pdu;
 use vestibule_storage::{
     error::StorageError,
-    outbox::{Delivery, OutboxPlace, OutboxRow},
+    outbox::{Delivery, OutboxPlace, OutboxRow, QueuedEdu},
 };
 
 use super::{
     Inner, LaneKind, STORAGE_PAUSE, Wanted,
     catch_up::{self, AWAY_AFTER},
     destination::{Failure, Lane, Step, Work},
+    edus::written,
 };
 use crate::{
     client::{Limits, RemoteError, Reply},
@@ -51,7 +53,9 @@ pub(super) struct Transactions {
     current: Option<Batch>,
     /// Events that the next batch may hold. Shrinks when the server refuses a transaction as a whole, to find the culprit.
     pdus_max: usize,
-    /// How often the server refused the one event that is left.
+    /// The same for EDUs.
+    edus_max: usize,
+    /// How often the server refused the one event or EDU that is left.
     refusals: u32,
     /// Numbers transactions without events, which have no places to be named after.
     unnamed: u64,
@@ -61,6 +65,8 @@ struct Batch {
     transaction_id: String,
     events: Vec<Arc<Pdu>>,
     places: Vec<OutboxPlace>,
+    edus: Vec<Box<RawValue>>,
+    edu_places: Vec<OutboxPlace>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +89,7 @@ struct PduAnswer {
 
 impl Default for Transactions {
     fn default() -> Self {
-        Self { current: None, pdus_max: PDUS_MAX, refusals: 0, unnamed: 0 }
+        Self { current: None, pdus_max: PDUS_MAX, edus_max: EDUS_MAX, refusals: 0, unnamed: 0 }
     }
 }
 
@@ -98,14 +104,12 @@ impl Work for Transactions {
                 }
             }
         }
+        if let Some(empty) = self.current.take_if(|batch| batch.len() == 0) {
+            note_done(inner, lane, empty).await;
+            return Step::Again;
+        }
         let Wanted { edus, is_poke } = lane.take_wanted();
         let batch = match &self.current {
-            Some(batch) if batch.events.is_empty() => {
-                let places = batch.places.clone();
-                self.current = None;
-                inner.note_done(lane.server(), places).await;
-                return Step::Again;
-            }
             Some(batch) => Some(batch),
             None if edus.is_empty() && !is_poke => return Step::Idle,
             None => None,
@@ -117,21 +121,26 @@ impl Work for Transactions {
                 format!("{}n{}", inner.parts.clock.now().0, self.unnamed)
             }
         };
-        let edus: Vec<&RawValue> = edus.iter().map(AsRef::as_ref).collect();
+        let queued = batch.map_or(&[][..], |batch| &batch.edus);
+        // The newest of what cannot wait, as far as there is room beside what must arrive.
+        let beside = edus.iter().skip(edus.len().saturating_sub(EDUS_MAX.saturating_sub(queued.len())));
+        let has_beside = !edus.is_empty();
+        let all: Vec<&RawValue> = queued.iter().chain(beside).map(AsRef::as_ref).collect();
         let events = batch.map_or(&[][..], |batch| &batch.events);
-        let sent = send(inner, lane, &transaction_id, events, &edus).await;
+        let sent = send(inner, lane, &transaction_id, events, &all).await;
         match sent {
             Ok(()) => {
                 lane.succeeded();
                 inner.end_pause(lane.server(), LaneKind::Handshakes);
                 self.pdus_max = self.pdus_max.saturating_mul(2).min(PDUS_MAX);
+                self.edus_max = self.edus_max.saturating_mul(2).clamp(1, EDUS_MAX);
                 self.refusals = 0;
                 if let Some(batch) = self.current.take() {
-                    inner.note_done(lane.server(), batch.places).await;
+                    note_done(inner, lane, batch).await;
                 }
                 Step::Again
             }
-            Err(error) => self.failed(inner, lane, &error, !edus.is_empty()).await,
+            Err(error) => self.failed(inner, lane, &error, has_beside).await,
         }
     }
 
@@ -139,33 +148,37 @@ impl Work for Transactions {
 }
 
 impl Transactions {
-    async fn failed(&mut self, inner: &Arc<Inner>, lane: &Lane, error: &RemoteError, had_edus: bool) -> Step {
+    async fn failed(&mut self, inner: &Arc<Inner>, lane: &Lane, error: &RemoteError, had_beside: bool) -> Step {
         let failure = Failure::of(error);
         match (&failure, self.current.take()) {
             (Failure::NotForThem, batch) => {
                 if let Some(batch) = batch {
-                    inner.note_done(lane.server(), batch.places).await;
+                    note_done(inner, lane, batch).await;
                 }
                 return Step::Again;
             }
-            // Nothing of it was taken. Without the EDUs, then in halves, so that one event that the server cannot stand holds
-            // up no other.
+            // Nothing of it was taken. Without what is beside it, then without EDUs, then in halves, so that one event or EDU that
+            // the server cannot stand holds up no other.
             (Failure::Refused(StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE), Some(batch)) => {
-                if had_edus {
+                if had_beside {
                     self.current = Some(batch);
                     return Step::Again;
                 }
-                if batch.events.len() > 1 {
-                    self.pdus_max = batch.events.len().div_ceil(2);
+                if batch.len() > 1 {
+                    (self.pdus_max, self.edus_max) = match (batch.events.len(), batch.edus.len()) {
+                        (0, edus) => (self.pdus_max, edus.div_ceil(2)),
+                        (events, 0) => (events.div_ceil(2), self.edus_max),
+                        (_, _) => (self.pdus_max, 0),
+                    };
                     return Step::Again;
                 }
                 self.refusals = self.refusals.saturating_add(1);
                 if self.refusals < REFUSALS_MAX {
                     self.current = Some(batch);
                 } else {
-                    log::warn!(destination:% = lane.server(), event_ids:? = batch.event_ids(), error:%; "event given up");
+                    log::warn!(destination:% = lane.server(), event_ids:? = batch.event_ids(), error:%; "event or EDU given up");
                     self.refusals = 0;
-                    inner.note_done(lane.server(), batch.places).await;
+                    note_done(inner, lane, batch).await;
                 }
             }
             (_, batch) => self.current = batch,
@@ -187,22 +200,24 @@ impl Transactions {
 
     async fn next_batch(&self, inner: &Arc<Inner>, lane: &Lane) -> Result<Option<Batch>, StorageError> {
         let rows = self.next_rows(inner, lane).await?;
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
-            return Ok(None);
+        // Whatever was refused with EDUs is tried without them, but not so that only EDUs are left and none goes.
+        let edus_max = if rows.is_empty() { self.edus_max.max(1) } else { self.edus_max };
+        let queued = match edus_max {
+            0 => Vec::new(),
+            limit => inner.parts.stores.outbox.edus(lane.server(), None, limit).await?,
         };
-        // The event's id keeps ids apart after a restore from a backup, when places come again.
-        let of_event = last.event_id.as_str().chars().filter(char::is_ascii_alphanumeric).take(EVENT_ID_CHARS);
-        let transaction_id = format!(
-            "{}.{}-{}.{}-{}",
-            first.place.position.0,
-            first.place.index,
-            last.place.position.0,
-            last.place.index,
-            of_event.collect::<String>()
-        );
-        let places = rows.iter().map(|row| row.place).collect();
+        if rows.is_empty() && queued.is_empty() {
+            return Ok(None);
+        }
+        let mut edus = Vec::new();
+        for edu in &queued {
+            edus.extend(written(&inner.parts.stores, edu).await?);
+        }
         let events = load_events(inner, &rows).await?;
-        Ok(Some(Batch { transaction_id, events, places }))
+        let transaction_id = transaction_id(&rows, &queued, &edus);
+        let places = rows.iter().map(|row| row.place).collect();
+        let edu_places = queued.iter().map(|edu| edu.place).collect();
+        Ok(Some(Batch { transaction_id, events, places, edus, edu_places }))
     }
 
     async fn next_rows(&self, inner: &Arc<Inner>, lane: &Lane) -> Result<Vec<OutboxRow>, StorageError> {
@@ -232,9 +247,39 @@ impl Transactions {
 }
 
 impl Batch {
+    fn len(&self) -> usize {
+        self.events.len().saturating_add(self.edus.len())
+    }
+
     fn event_ids(&self) -> Vec<&str> {
         self.events.iter().map(|event| event.event_id().as_str()).collect()
     }
+}
+
+/// Named after the places of what is in it, so that a retry has the same id. The last event's id and a number made of the
+/// EDUs keep ids apart after a restore from a backup, when places come again.
+fn transaction_id(rows: &[OutboxRow], queued: &[QueuedEdu], edus: &[Box<RawValue>]) -> String {
+    let place = |place: OutboxPlace| format!("{}.{}", place.position.0, place.index);
+    let mut id = String::new();
+    if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
+        let of_event = last.event_id.as_str().chars().filter(char::is_ascii_alphanumeric).take(EVENT_ID_CHARS);
+        id = format!("{}-{}-{}", place(first.place), place(last.place), of_event.collect::<String>());
+    }
+    if let (Some(first), Some(last)) = (queued.first(), queued.last()) {
+        id.push_str(&format!("e{}-{}-{:x}", place(first.place), place(last.place), fingerprint(edus)));
+    }
+    id
+}
+
+/// FNV-1a over the texts.
+fn fingerprint(edus: &[Box<RawValue>]) -> u64 {
+    let bytes = edus.iter().flat_map(|edu| edu.get().bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+async fn note_done(inner: &Inner, lane: &Lane, batch: Batch) {
+    inner.note_done(lane.server(), batch.places).await;
+    inner.note_edus_done(lane.server(), batch.edu_places).await;
 }
 
 /// The events of rows, in their order. Those that are gone are left out: their rows are done.

@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 
 use ruma::{OwnedDeviceId, UserId};
 use serde_json::{Map, Value, json};
-use vestibule_protocol::canonical_json;
+use vestibule_protocol::{canonical_json, key_signatures::public_key_of};
 use vestibule_storage::{
+    commit::Stores,
     device_keys::{KeySignature, KeyUsage},
     error::StorageError,
 };
-
-use super::shape::public_key_of;
-use crate::state::App;
 
 /// Who asks for keys.
 #[derive(Clone, Copy, Debug)]
@@ -41,20 +39,20 @@ pub struct UserKeys {
 /// # Errors
 /// When the store cannot be read.
 pub async fn user_keys(
-    app: &App,
+    stores: &Stores,
     user_id: &UserId,
     device_ids: &[OwnedDeviceId],
     asker: Asker<'_>,
 ) -> Result<UserKeys, StorageError> {
-    let stored = app.stores.device_keys.device_keys(user_id).await?;
-    let mut cross_signing = app.stores.device_keys.cross_signing_keys(user_id).await?;
-    let signatures = app.stores.device_keys.signatures(user_id).await?;
+    let stored = stores.device_keys.device_keys(user_id).await?;
+    let mut cross_signing = stores.device_keys.cross_signing_keys(user_id).await?;
+    let signatures = stores.device_keys.signatures(user_id).await?;
     let is_seen = |signature: &&KeySignature| {
         signature.signer == *user_id || matches!(asker, Asker::User(asker) if signature.signer == *asker)
     };
     let signatures: Vec<&KeySignature> = signatures.iter().filter(is_seen).collect();
     let names = match asker {
-        Asker::User(_) => names(app, user_id).await?,
+        Asker::User(_) => names(stores, user_id).await?,
         // What devices are called is nobody's business elsewhere.
         Asker::Server => BTreeMap::new(),
     };
@@ -86,8 +84,27 @@ pub async fn user_keys(
     })
 }
 
-async fn names(app: &App, user_id: &UserId) -> Result<BTreeMap<OwnedDeviceId, String>, StorageError> {
-    let devices = app.stores.accounts.devices(user_id).await?;
+/// Adds to the keys of another server's user what a user of ours signed of them.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn add_signatures_of(
+    stores: &Stores,
+    keys: &mut UserKeys,
+    user_id: &UserId,
+    signer: &UserId,
+) -> Result<(), StorageError> {
+    let Some(master) = &mut keys.master else { return Ok(()) };
+    let object = canonical_json::parse_object(master.to_string().as_bytes()).ok();
+    let Some(public_key) = object.as_ref().and_then(public_key_of) else { return Ok(()) };
+    let signatures = stores.device_keys.signatures(user_id).await?;
+    let signatures: Vec<&KeySignature> = signatures.iter().filter(|signature| signature.signer == *signer).collect();
+    add_signatures(master, &signatures, &public_key);
+    Ok(())
+}
+
+async fn names(stores: &Stores, user_id: &UserId) -> Result<BTreeMap<OwnedDeviceId, String>, StorageError> {
+    let devices = stores.accounts.devices(user_id).await?;
     Ok(devices.into_iter().filter_map(|device| Some((device.device_id, device.display_name?))).collect())
 }
 
