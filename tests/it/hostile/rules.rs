@@ -178,6 +178,10 @@ fn rustsec_2025_0135_an_unknown_join_rule_lets_nobody_in_and_stalls_nothing() {
         ground.owner.sync("timeout=0");
         let listed = ground.owner.get("/publicRooms");
         assert!(listed["chunk"].as_array().unwrap().iter().any(|room| room["room_id"] == json!(room_id)), "{rule}");
+        let summary = format!("/_matrix/client/v1/room_summary/{}", encoded(&room_id));
+        let bearer = format!("Bearer {}", ground.owner.token);
+        let answer = ground.server.client().ask("GET", &summary, &[("Authorization", &bearer)], None);
+        assert_eq!(answer.ok()["room_id"], json!(room_id));
     }
     ground.still_serves();
 }

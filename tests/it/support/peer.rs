@@ -606,8 +606,11 @@ impl Inner {
 
 /// The word of an endpoint, and what follows it in a path.
 fn words_of(path: &str) -> Vec<String> {
-    let path = ["/_matrix/federation/", "/_matrix/key/"].iter().find_map(|prefix| path.strip_prefix(prefix));
-    let mut parts: Vec<String> = path.unwrap_or_default().split('/').map(decoded).collect();
+    if let Some(keys) = path.strip_prefix("/_matrix/key/v2/") {
+        return keys.split('/').map(decoded).collect();
+    }
+    let path = path.strip_prefix("/_matrix/federation/").unwrap_or_default();
+    let mut parts: Vec<String> = path.split('/').map(decoded).collect();
     // `v1/query/directory` is known by its last word, all others by the one after the version.
     parts.drain(..if parts.get(1).is_some_and(|word| word == "query") { 2 } else { 1 });
     parts

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use ruma::CanonicalJsonObject;
 use serde_json::Value;
 
 use super::FakePeer;
@@ -39,5 +40,17 @@ impl FakePeer {
     pub fn create_event(&self, room_id: &str) -> Value {
         let (state, _) = self.in_room(room_id, |room, _| room.state_and_auth_chain());
         state.into_iter().find(|event| event["type"] == "m.room.create").unwrap()
+    }
+
+    /// What it says of its keys, as it signed it.
+    pub fn own_keys(&self) -> Value {
+        self.inner.key_document()
+    }
+
+    /// Adds its signature, whatever it is to.
+    pub fn countersign(&self, object: &Value) -> Value {
+        let mut object: CanonicalJsonObject = serde_json::from_value(object.clone()).unwrap();
+        self.inner.identity.sign_json(&mut object).unwrap();
+        serde_json::to_value(&object).unwrap()
     }
 }
