@@ -1,8 +1,89 @@
-//! What bad peers get.
-//! May not: be a list of ideas; each row names the test that holds it.
+//! What bad peers get: for each known way to do harm, from advisories and from other servers' repairs, the test that holds it off.
+//! May not: be a list of ideas. Each row names a test; a row without one says why there is none.
+//!
+//! The peers speak real TLS and sign with keys of their own. Whatever they do, nothing of theirs bears our signature but invites
+//! and restricted joins that were judged; nothing is believed that is not proven; no request goes to a denied address; time
+//! and memory are bounded; the next server is asked; and our users' `/sync` answers. `bad/…` are tables of
+//! `tests/interop/bad`, which another implementation of keys and signatures goes through; `crate::…` are tests of that crate.
+//!
+//! Handshakes, and what we sign:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V01 | CVE-2026-24471: a template is signed as it comes | [`templates`] (knock, join, leave; what is taken is our own in every word), `protocol::template` |
+//! | V02 | CVE-2025-68667: any member event is co-signed as an invite | [`handshakes`], `api::invites` |
+//! | V03 | CVE-2019-18835: events badly signed, or by the wrong server | [`handshakes`], `bad/send_knock` |
+//! | V04 | CVE-2020-26257: path and body name different rooms | [`handshakes`], `bad/send_knock` |
+//! | V05 | CVE-2018-16515: a transaction's signature stands for its events' | [`transactions`] |
+//! | V06 | CVE-2024-52815: odd stripped state breaks `/sync` for good | [`stripped_state`] (knock and invite, before and after a restart) |
+//! | V07 | CVE-2023-32323: large stripped state blocks a server's queue | [`sizes`] |
+//! | V08 | continuwuity e0b7d0301: a bad template ends the search | [`templates`] |
+//! | V09 | Synapse #5744: users moved by servers they are not of | [`handshakes`], `bad/make_knock`, `bad/leave` |
+//! | V10 | continuwuity 688cd8f46: the resident signs what is not its own | [`handshakes`] |
+//! | V11 | continuwuity 0ea0d09b9: a pending knock opens reads | [`readers`], `api::reads` |
+//! | V12 | MSC4311: the create event of another room | [`stripped_state`], `api::invites` |
+//! | V13 | Synapse #18075: a late reply undoes what came before it | [`denials`], `elsewhere::an_invite_before_the_answer_to_the_knock_stands` |
+//!
+//! Signatures, keys, `X-Matrix`:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V14 | CVE-2024-6299: a key that has expired | `bad/headers`, `bad/send_knock`, `bad/odd_but_right`, `federation::keyring` (a peer here has one key for life) |
+//! | V15 | CVE-2026-24044: a key that others know | [`keys`], `commands::fresh_installs_have_keys_and_tokens_of_their_own` |
+//! | V16 | CVE-2024-6301, CVE-2023-42453: ephemeral events for others | [`ephemera`] |
+//! | V17 | CVE-2022-39200: one way in is not checked | [`gaps`], [`joins`], [`transactions`] |
+//! | V18 | RUSTSEC-2022-0093: weak keys, pairs that do not match | `bad/keys`, `federation::keyring`, `signing_key` (file) |
+//! | V19 | a notary, or the server itself, lies about keys | [`keys`], `bad/keys`, `federation::keyring` |
+//! | V20 | the header is ambiguous or for somebody else | `bad/headers` |
+//!
+//! Rules and state:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V23 | ruma-state-res 0.16: a knock under any join rule | `bad/make_knock` and `bad/send_knock` (every illegal cell), [`crate::knocks`] (every legal one) |
+//! | V24 | gomatrixserverlib #430, #431: restricted rooms, banned users | [`rules`] |
+//! | V25 | ruma-state-res 0.11: from invite to knock | [`rules`] |
+//! | V27 | CVE-2022-31152: auth events that the rules do not name | [`rules`], [`transactions`] |
+//! | V30 | CVE-2025-49090: state resets, a second creation | [`joins`], [`transactions`], [`templates`]; the resolution itself in `protocol::state` |
+//! | V31 | Synapse #6501: auth events of another room | [`rules`], [`transactions`] |
+//! | V35 | continuwuity 7b3e3a26b: an auth event without a state key | [`rules`] |
+//! | V36 | RUSTSEC-2025-0065: power levels at the ends of integers | [`rules`] |
+//! | V37 | RUSTSEC-2025-0135: an unknown join rule | [`rules`] |
+//!
+//! ACLs and confusion of rooms:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V38 | MSC4436: other letters evade an ACL | [`readers`] (each protected endpoint), `bad/make_knock` |
+//! | V39 | Synapse #3796: ACLs are not asked in `/send` | [`transactions`], [`ephemera`]; IP literals in `bad/make_knock` |
+//! | V40 | RUSTSEC-2024-0421: two spellings of one name | `bad/headers` |
+//! | V41 | CVE-2023-45129: an ACL that costs time | [`readers`] |
+//! | V46 | continuwuity b0c1381f0: events for rooms that we left | [`transactions`], [`denials`] |
+//!
+//! JSON and sizes:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V48 | CVE-2025-30355: a depth that none can have | [`transactions`], [`templates`]; beyond 2^53 in `bad/send_knock` |
+//! | V49 | CVE-2020-26890: NaN and its like | `bad/json_bodies` |
+//! | V50 | CVE-2018-10657: the greatest depth pins the order | [`transactions`], `bad/odd_but_right` |
+//! | V51 | CVE-2022-31052: nesting without end | [`replies`], `bad/json_bodies`, `bad/keys` |
+//! | V52 | sizes of events and ids | [`sizes`], `bad/send_knock` |
+//! | V53 | JSON that can be read in two ways | `bad/json_bodies` |
+//! | V55 | CVE-2024-52791: replies that fill the memory | [`replies`] |
+//!
+//! Where our requests go:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V58 | CVE-2024-52594: names that lead into private networks | [`addresses`]; redirects and service records in `federation::discovery` |
+//! | V59 | CVE-2021-21392: addresses in disguise | [`addresses`], `federation::egress` |
+//! | V60 | CVE-2021-21273: requests that pass by the filter | [`addresses`]; push, identity servers and previews are not there |
+//! | V61 | CVE-2021-21274: a well-known without end | `federation::discovery` (it is asked on port 443, which no process test can have); [`replies`] for keys |
 
 mod addresses;
 mod denials;
+mod ephemera;
 mod gaps;
 mod ground;
 mod guest;
