@@ -138,7 +138,8 @@ fn msc4311_the_create_event_that_a_knock_shows_is_that_of_the_room() {
         let by_impostor = |create: Value| serde_json::to_value(&impostor.sign_for("11", create).event).unwrap();
         let stripped_elsewhere = json!({ "type": "m.room.create", "state_key": "", "sender": "@eve:peer.test",
             "content": { "room_version": version, "creator": "@eve:peer.test" }, "room_id": other });
-        let changes: [(&str, Box<dyn Fn(Value) -> Value>); 4] = [
+        type Change<'a> = Box<dyn Fn(Value) -> Value + 'a>;
+        let changes: [(&str, Change<'_>); 4] = [
             ("of another room", Box::new(|_| foreign.clone())),
             ("with a signature of nobody", Box::new(unsigned)),
             ("signed with another key", Box::new(by_impostor)),
