@@ -47,6 +47,11 @@ impl RoomMessage for ReceiveInvite {
         if standing.is_some_and(|standing| standing.event.event_id() == event.event_id()) {
             return Turn::Answer(());
         }
+        let ends = [room.told_leaves.get(&user_id), standing.map(|standing| &standing.event)];
+        if ends.into_iter().flatten().any(|end| end.auth_events().iter().any(|id| id == event.event_id())) {
+            // It is older than what ended it, and came late: on another way, or once more after its server was killed.
+            return Turn::Answer(());
+        }
         let mut via = vec![self.invite.origin().to_owned()];
         let asked = standing.into_iter().flat_map(|standing| &standing.via);
         via.extend(asked.filter(|server| *server != self.invite.origin()).cloned());

@@ -27,6 +27,7 @@ impl RoomMessage for SettleLeave {
 
     fn turn(&self, room: &mut Room, _: &Lookups) -> Turn<Self> {
         let Some(standing) = room.out_of_band.get(&self.user_id).cloned() else { return Turn::Answer(()) };
+        room.told_leaves.insert(self.user_id.clone(), self.leave.clone());
         let is_over = matches!(standing.membership, MembershipState::Leave | MembershipState::Ban);
         let came_before = self.leave.auth_events().iter().any(|id| id == standing.event.event_id());
         if is_over || !came_before {

@@ -287,6 +287,23 @@ async fn of_an_invite_and_a_leave_that_cross_the_one_that_cites_the_other_came_l
 }
 
 #[actix::test]
+async fn invite_that_comes_after_the_leave_that_ended_it_changes_nothing() {
+    let (this, _) = Knocking::knocking().await;
+    this.leave().await.unwrap();
+    let invite = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
+    let leave = this.resident.leave(&this.room, BOB).await;
+    let leave = this.resident.stored(&this.room, &leave).unwrap().event;
+    let message = SettleLeave { user_id: user(BOB), leave };
+    this.peer.rooms.ask_out_of_band(&this.room.room_id, &this.room.version, message).await.unwrap();
+    this.receive_invite(&invite).await.unwrap();
+    assert_eq!(this.bob_is(), Some(MembershipState::Leave));
+    // One that was made after the leave counts.
+    let second = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
+    this.receive_invite(&second).await.unwrap();
+    assert_eq!(this.bob_is(), Some(MembershipState::Invite));
+}
+
+#[actix::test]
 async fn denial_and_ban_reach_the_one_who_knocked() {
     for (change, membership, action) in
         [(Kick, MembershipState::Leave, DecisionAction::Denied), (Ban, MembershipState::Ban, DecisionAction::Banned)]
@@ -326,6 +343,18 @@ async fn denial_from_a_server_that_was_not_asked_changes_nothing() {
     this.begin(&second).await.unwrap();
     assert_eq!(this.receive_answer(&denial, RESIDENT).await, unsolicited);
     assert_eq!(this.send(&second).await, Settled::Knocking);
+}
+
+#[actix::test]
+async fn invite_that_is_delivered_once_more_after_it_was_taken_back_changes_nothing() {
+    let (this, _) = Knocking::knocking().await;
+    let invite = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
+    this.receive_invite(&invite).await.unwrap();
+    let taken_back = this.resident.change(&this.room, ALICE, Kick, BOB).await.unwrap();
+    this.receive_answer(&taken_back, RESIDENT).await.unwrap();
+    this.receive_invite(&invite).await.unwrap();
+    assert_eq!(this.bob_is(), Some(MembershipState::Leave));
+    assert_eq!(this.row().unwrap().event.event_id(), taken_back);
 }
 
 #[actix::test]
