@@ -24,6 +24,7 @@ TARGETS: dict[str, Target] = {
     "event": lambda _, event: f"{FEDERATION}/v1/event/{event}",
 }
 
+
 def _read(g: Ground, target: Target, **other: object) -> Answer:
     return g.ask(target=target(g.here, g.last_event(g.here)), **other)
 
