@@ -17,12 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from real import apart, knocks, life_here, life_there
+from real import apart, both_ways, knocks, life_here, life_there
 from real.ground import Peers
 from report import Report, run
 
 SCENARIOS = {scenario.__name__: scenario
-             for module in (knocks, life_here, life_there, apart) for scenario in module.SCENARIOS}
+             for module in (knocks, life_here, life_there, both_ways, apart)
+             for scenario in module.SCENARIOS}
 
 
 def main(report: Report) -> None:

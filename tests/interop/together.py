@@ -1,6 +1,6 @@
-"""What two people on two servers have in common once both are in a room.
+"""What two people on two servers go through in one room, whichever servers theirs are.
 
-May not: care how they came in, or which servers theirs are.
+May not: care where the room was made.
 """
 
 from __future__ import annotations
@@ -9,11 +9,67 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from person import Event, Person
+from person import REASON, STRIPPED_KEYS, Event, Person
 from story import Story
 
 Check = Callable[..., bool]
 HISTORY = 30
+# What a room shows to somebody who is not in it; `m.room.member` is about them or who invites them.
+SHOWN_TYPES = {
+    "m.room.create", "m.room.join_rules", "m.room.canonical_alias", "m.room.avatar",
+    "m.room.encryption", "m.room.name", "m.room.topic", "m.room.member",
+}
+
+
+def waits(check: Check, visitor: Person, room_id: str, rule: str) -> None:
+    """A knock with `REASON` in the /sync of the one who knocks. The room is one of "Otters"."""
+    check(visitor.finds(room_id, "knock"),
+          f"the room is under `rooms.knock` in {visitor.name}'s /sync",
+          visitor.view(room_id).sections)
+    room = visitor.view(room_id)
+    check(all(set(event) == STRIPPED_KEYS for event in room.stripped)
+          and {event["type"] for event in room.stripped} <= SHOWN_TYPES,
+          f"with {len(room.stripped)} stripped events, and nothing private", room.stripped)
+    check(room.stripped_content("m.room.name") == {"name": "Otters"}
+          and room.stripped_content("m.room.topic").get("topic") == "All about them"
+          and room.stripped_content("m.room.join_rules").get("join_rule") == rule
+          and room.stripped_content("m.room.create") != {},
+          "they say how the room was made, its name, its topic and its join rule", room.stripped)
+    members = [event for event in room.stripped if event["type"] == "m.room.member"]
+    check([event["state_key"] for event in members] == [visitor.user_id]
+          and members[0]["content"].get("membership") == "knock"
+          and members[0]["content"].get("reason") == REASON,
+          "and the user's own knock is the only membership among them", members)
+
+
+def invited(check: Check, owner: Person, visitor: Person, room_id: str) -> None:
+    """The answer to a knock in the visitor's /sync. The room is one of "Otters"."""
+    check(visitor.finds(room_id, "invite"), f"{owner.name} accepts by an invite: in"
+          f" {visitor.name}'s /sync the room moves to `rooms.invite`",
+          visitor.view(room_id).sections)
+    room = visitor.view(room_id)
+    invite = room.stripped_event("m.room.member", visitor.user_id)
+    check(all(set(event) == STRIPPED_KEYS for event in room.stripped)
+          and {event["type"] for event in room.stripped} <= SHOWN_TYPES
+          and room.stripped_content("m.room.name") == {"name": "Otters"}
+          and room.stripped_content("m.room.create") != {},
+          "with the room's making and name, and nothing private", room.stripped)
+    check(invite.get("sender") == owner.user_id
+          and invite["content"].get("membership") == "invite",
+          f"and with the invite itself, which is {owner.name}'s", room.stripped)
+    check(room.sections.count("invite") == 1, "it came once", room.sections)
+
+
+def let_in(check: Check, owner: Person, visitor: Person, room_id: str) -> bool:
+    """A knock, its accept and the join, without looking left or right."""
+    knocked = visitor.knock(room_id)
+    owner.client.about(room_id, "invite", visitor.user_id)
+    is_invited = visitor.finds(room_id, "invite")
+    joined = visitor.join(room_id, via=())
+    return check(
+        (knocked.status, joined.status) == (200, 200) and is_invited
+        and visitor.finds(room_id, "join") and owner.sees(room_id, visitor.user_id, "join"),
+        f"{visitor.user_id} knocks, is let in, and joins", f"{knocked}, {joined}")
 
 
 def chat(check: Check, one: Person, other: Person, room_id: str) -> Story:

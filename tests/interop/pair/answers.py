@@ -8,7 +8,7 @@ from __future__ import annotations
 from pair.ground import Pair
 from person import REASON, Event, Person
 from story import Story
-from together import chat, same_state
+from together import chat, invited, same_state
 
 NOT_NOW = "We are full, ask again in spring."
 
@@ -116,7 +116,7 @@ def accepted(pair: Pair, version: str) -> Story:
     yield from knock(pair, olga, sam, room_id)
     olga.client.about(room_id, "invite", sam.user_id)
     yield "the invite"
-    _invited(pair, olga, sam, room_id)
+    invited(pair.check, olga, sam, room_id)
     answer = sam.join(room_id, via=())
     pair.check(answer.status == 200, "Sam joins: 200", answer)
     yield "the join"
@@ -137,20 +137,6 @@ def accepted(pair: Pair, version: str) -> Story:
                "the next knock gets 403 M_FORBIDDEN", answer)
 
 
-def _invited(pair: Pair, olga: Person, sam: Person, room_id: str) -> None:
-    pair.check(sam.finds(room_id, "invite"),
-               "Olga accepts by an invite: in Sam's /sync the room moves to `rooms.invite`",
-               sam.view(room_id).sections)
-    room = sam.view(room_id)
-    invite = room.stripped_event("m.room.member", sam.user_id)
-    pair.check(invite.get("sender") == olga.user_id
-               and invite["content"].get("membership") == "invite"
-               and room.stripped_content("m.room.name") == {"name": "Otters"}
-               and room.stripped_content("m.room.create") != {},
-               "with the invite, the room's making and its name", room.stripped)
-    pair.check(room.sections.count("invite") == 1, "it came once", room.sections)
-
-
 def declined(pair: Pair, version: str) -> Story:
     """Let in, and no longer interested."""
     olga, sam = pair.owner(), pair.visitor()
@@ -158,7 +144,7 @@ def declined(pair: Pair, version: str) -> Story:
     yield from knock(pair, olga, sam, room_id)
     olga.client.about(room_id, "invite", sam.user_id)
     yield "the invite"
-    _invited(pair, olga, sam, room_id)
+    invited(pair.check, olga, sam, room_id)
     answer = sam.leave(room_id)
     pair.check(answer.status == 200, "Sam declines: 200", answer)
     yield "the refusal"
@@ -177,7 +163,7 @@ def rescinded(pair: Pair, version: str) -> Story:
     yield from knock(pair, olga, sam, room_id)
     olga.client.about(room_id, "invite", sam.user_id)
     yield "the invite"
-    _invited(pair, olga, sam, room_id)
+    invited(pair.check, olga, sam, room_id)
     olga.client.about(room_id, "kick", sam.user_id, reason=NOT_NOW)
     yield "the kick"
     was_told(pair, sam, room_id, olga, "leave", NOT_NOW)

@@ -14,7 +14,7 @@ from pair.answers import NOT_NOW, knock, was_told
 from pair.ground import VERSIONS, WIDE, Pair
 from person import Person
 from story import Story
-from together import chat
+from together import chat, let_in
 
 # An answer to a knock may not wait for a server that is away.
 AT_ONCE_SECONDS = 5.0
@@ -112,7 +112,7 @@ def said_while_away(pair: Pair, version: str) -> None:
     """What is said in a shared room while the other side is down is not lost."""
     olga, sam = pair.owner(), pair.visitor()
     room_id = pair.room(olga, version)
-    if not pair.let_in(olga, sam, room_id):
+    if not let_in(pair.check, olga, sam, room_id):
         return
     pair.south.stop()
     said = [olga.say(room_id, f"message {number}") for number in range(60)]
@@ -214,7 +214,7 @@ def burst(pair: Pair, version: str) -> None:
     with pair.north.restarted_with(DEFAULT_RATES), pair.south.restarted_with(OWN_RATES):
         olga, sam = pair.owner(), pair.visitor()
         shared, besieged = (pair.room(olga, version) for _ in range(2))
-        if not pair.let_in(olga, sam, shared):
+        if not let_in(pair.check, olga, sam, shared):
             return
         crowd = [pair.visitor(f"Una{number}") for number in range(BURST + BEYOND)]
         before = pair.north.totals()["knocks"]["refused"].get("over_rate", 0)

@@ -100,17 +100,6 @@ class Pair:
         return owner.client.create_room(version, join_rule, name="Otters",
                                         topic="All about them", **body)
 
-    def let_in(self, owner: Person, visitor: Person, room_id: str) -> bool:
-        """A knock, its accept and the join, without looking left or right."""
-        knocked = visitor.knock(room_id)
-        owner.client.about(room_id, "invite", visitor.user_id)
-        invited = visitor.finds(room_id, "invite")
-        joined = visitor.join(room_id, via=())
-        return self.check(
-            (knocked.status, joined.status) == (200, 200) and invited
-            and visitor.finds(room_id, "join") and owner.sees(room_id, visitor.user_id, "join"),
-            f"{visitor.user_id} knocks, is let in, and joins", f"{knocked}, {joined}")
-
     # --- in between ---------------------------------------------------------------------------
 
     @contextmanager

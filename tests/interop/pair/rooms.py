@@ -8,14 +8,14 @@ from __future__ import annotations
 from pair.answers import knock
 from pair.ground import Pair
 from story import Story
-from together import at_odds, chat, reads_history, same_state, write_history
+from together import at_odds, chat, let_in, reads_history, same_state, write_history
 
 
 def restricted(pair: Pair, version: str) -> Story:
     """`knock_restricted`: members of another room come in at once, all others knock."""
     olga, sam, tom = pair.owner(), pair.visitor(), pair.visitor("Tom")
     club = pair.room(olga, version)
-    if not pair.let_in(olga, sam, club):
+    if not let_in(pair.check, olga, sam, club):
         return
     room_id = pair.room(olga, version, {
         "join_rule": "knock_restricted",
@@ -40,7 +40,7 @@ def neighbours(pair: Pair, version: str) -> Story:
     either side."""
     olga, sam, tom, una = pair.owner(), *(pair.visitor(name) for name in ("Sam", "Tom", "Una"))
     room_id = pair.room(olga, version)
-    if not pair.let_in(olga, sam, room_id):
+    if not let_in(pair.check, olga, sam, room_id):
         return
     for person in (tom, una):
         yield from knock(pair, olga, person, room_id)
@@ -67,7 +67,7 @@ def at_the_same_time(pair: Pair, version: str) -> Story:
     olga, sam = pair.owner(), pair.visitor()
     room_id = pair.room(olga, version,
                         power_level_content_override={"events": {"m.room.topic": 0}})
-    if pair.let_in(olga, sam, room_id):
+    if let_in(pair.check, olga, sam, room_id):
         yield from at_odds(pair.check, olga, sam, room_id)
 
 
@@ -76,7 +76,7 @@ def history(pair: Pair, version: str) -> Story:
     olga, sam = pair.owner(), pair.visitor()
     room_id = pair.room(olga, version)
     written = write_history(olga, room_id)
-    if pair.let_in(olga, sam, room_id):
+    if let_in(pair.check, olga, sam, room_id):
         yield "the join"
         reads_history(pair.check, sam, room_id, written)
 
@@ -85,7 +85,7 @@ def going(pair: Pair, version: str) -> Story:
     """Who leaves may knock again, and is let in again."""
     olga, sam = pair.owner(), pair.visitor()
     room_id = pair.room(olga, version)
-    if not pair.let_in(olga, sam, room_id):
+    if not let_in(pair.check, olga, sam, room_id):
         return
     answer = sam.leave(room_id)
     pair.check(answer.status == 200, "Sam leaves: 200", answer)
@@ -94,7 +94,7 @@ def going(pair: Pair, version: str) -> Story:
                "and both see it")
     said = olga.say(room_id, "He is gone.")
     yield "what is said behind his back"
-    if not pair.let_in(olga, sam, room_id):
+    if not let_in(pair.check, olga, sam, room_id):
         return
     yield from chat(pair.check, olga, sam, room_id)
     same_state(pair.check, olga, sam, room_id)

@@ -10,19 +10,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from person import REASON, STRIPPED_KEYS, Person
+from person import REASON, Person
 from raw_http import Answer
 from real.ground import SYNAPSE_ADDRESS, VERSIONS, VESTIBULE_ADDRESS, Peers
+from together import waits
 from vestibule import quoted
 
 # The older versions that can knock, and the other rule, get the short scenario.
 FURTHER = (("7", "knock"), ("8", "knock"), ("9", "knock"), ("10", "knock_restricted"),
            ("11", "knock_restricted"), ("12", "knock_restricted"))
-# What somebody who is not in the room may be shown of it; the last is the knock itself.
-SHOWN_TYPES = {
-    "m.room.create", "m.room.join_rules", "m.room.canonical_alias", "m.room.avatar",
-    "m.room.encryption", "m.room.name", "m.room.topic", "m.room.member",
-}
 # Counted by Synapse when an event of `knock_room_state` is not whole: its room, hash or signature.
 INVALID_STATE = "synapse_federation_saw_invalid_stripped_state_total"
 AT_ONCE = 8
@@ -61,25 +57,7 @@ def _whole_knock(peers: Peers, version: str, rule: str) -> None:
 
 
 def _visitor_sees(peers: Peers, visitor: Person, room_id: str, rule: str) -> None:
-    if not peers.check(visitor.finds(room_id, "knock"),
-                       "the room is under `rooms.knock` in their /sync"):
-        return
-    shown = visitor.view(room_id).stripped
-    by_type = {event["type"]: event for event in shown}
-    peers.check(len(by_type) == len(shown) and set(by_type) <= SHOWN_TYPES
-                and all(set(event) == STRIPPED_KEYS for event in shown),
-                f"with {len(shown)} stripped events, and nothing private", shown)
-    content = {kind: event["content"] for kind, event in by_type.items()}
-    peers.check(content.get("m.room.name") == {"name": "Otters"}
-                and content.get("m.room.topic", {}).get("topic") == "All about them"
-                and content.get("m.room.join_rules", {}).get("join_rule") == rule
-                and "m.room.create" in content,
-                "they say how the room was made, its name, its topic and its join rule", content)
-    own = by_type.get("m.room.member", {})
-    peers.check(own.get("state_key") == visitor.user_id
-                and own["content"].get("membership") == "knock"
-                and own["content"].get("reason") == REASON,
-                "and the user's own knock is the only membership among them", own)
+    waits(peers.check, visitor, room_id, rule)
     invalid = peers.synapse.metric(INVALID_STATE)
     peers.check(invalid == 0, "of the full events behind them Synapse counts none as invalid",
                 invalid)
