@@ -39,6 +39,10 @@ class RoomView:
     shown: dict[str, Any] = field(default_factory=dict)
     timeline: list[Event] = field(default_factory=list)
     state: dict[tuple[str, str], Event] = field(default_factory=dict)
+    # Who types now.
+    typing: list[str] = field(default_factory=list)
+    # How far each user has read, by public receipts: user id → event id.
+    read: dict[str, str] = field(default_factory=dict)
 
     def take(self, section: str, shown: dict[str, Any]) -> None:
         self.sections.append(section)
@@ -48,6 +52,13 @@ class RoomView:
         for event in (*shown.get("state", {}).get("events", []), *timeline):
             if "state_key" in event:
                 self.state[event["type"], event["state_key"]] = event
+        for event in shown.get("ephemeral", {}).get("events", []):
+            if event["type"] == "m.typing":
+                self.typing = event["content"]["user_ids"]
+            elif event["type"] == "m.receipt":
+                self.read |= {user_id: event_id
+                              for event_id, receipts in event["content"].items()
+                              for user_id in receipts.get("m.read", {})}
 
     @property
     def section(self) -> str | None:
@@ -92,6 +103,9 @@ class Person:
         self.user_id = client.user_id
         self.via = tuple(via)
         self._views: dict[str, RoomView] = {}
+        # What came for this client alone, and whose devices are not what they were.
+        self.to_device: list[Event] = []
+        self.changed_devices: list[str] = []
         self._since: str | None = None
         self.listen()
 
@@ -122,6 +136,8 @@ class Person:
         """One /sync."""
         batch = self.client.sync(self._since, timeout_ms, filter=FILTER)
         self._since = batch["next_batch"]
+        self.to_device += batch.get("to_device", {}).get("events", [])
+        self.changed_devices += batch.get("device_lists", {}).get("changed", [])
         for section, rooms in batch.get("rooms", {}).items():
             for room_id, shown in rooms.items():
                 self.view(room_id).take(section, shown)
@@ -132,8 +148,13 @@ class Person:
     def until(self, room_id: str, found: Callable[[RoomView], Found],
               within_seconds: float = SEES_WITHIN_SECONDS) -> Found:
         """Long-poll until the room gives `found` something; that, or what it gives in the end."""
+        return self.awaits(lambda: found(self.view(room_id)), within_seconds)
+
+    def awaits(self, found: Callable[[], Found],
+               within_seconds: float = SEES_WITHIN_SECONDS) -> Found:
+        """The same for anything that /sync told, in rooms or outside of them."""
         deadline = time.monotonic() + within_seconds
-        while not (sought := found(self.view(room_id))) and time.monotonic() < deadline:
+        while not (sought := found()) and time.monotonic() < deadline:
             self.listen(POLL_MS if self._since else 0)
         return sought
 
