@@ -1,8 +1,10 @@
 """People of ours whose clients are made with libraries that others use: matrix-nio and
-matrix-js-sdk. Each goes through a whole knock on either side of it, with a user of Synapse.
+matrix-js-sdk. Each goes through a whole knock on either side of it, with a user of Synapse; those
+whose library encrypts talk encrypted.
 
-    clients.py        every library
-    clients.py nio    only that
+    clients.py              every library
+    clients.py nio          only that
+    clients.py encrypted    only the talk of two that encrypt, one at each server
 
 May not: help a library along; what it cannot make of our answers is a miss.
 """
@@ -86,8 +88,43 @@ def talk(peers: Peers, client: LibraryClient, other: Person, room_id: str) -> No
                 f"she says something with it, and {other.name} reads it", event)
 
 
+def encrypted(peers: Peers, version: str, log_file: Path) -> None:
+    """Ours and Synapse's user encrypt for each other, in a room on either side."""
+    lena, otto = peers.local("Lena"), peers.visitor("Otto")
+    hers = JsClient(peers.vestibule.client_url, lena.user_id, PASSWORD, log_file)
+    his = JsClient(peers.synapse.client_url, otto.user_id, PASSWORD, log_file)
+    encryption = {"type": "m.room.encryption", "state_key": "",
+                  "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
+    people = {lena: hers, otto: his}
+    try:
+        for owner, visitor in ((lena, otto), (otto, lena)):
+            peers.say(f"\n{hers.library}: an encrypted room of {owner.name}'s")
+            room_id = peers.room(version, "knock", encryption, by=owner)
+            people[visitor].knock(room_id, list(visitor.via), REASON)
+            reason = people[owner].knock_of(room_id, visitor.user_id)
+            peers.check(reason == REASON, f"{owner.name}'s client shows {visitor.name}'s knock",
+                        reason)
+            people[owner].invite(room_id, visitor.user_id)
+            peers.check(people[visitor].is_invited(room_id), f"and lets {visitor.name} in")
+            people[visitor].join(room_id)
+            peers.check(people[owner].has_joined(room_id, visitor.user_id), "who joins")
+            for speaker, listener in ((owner, visitor), (visitor, owner), (owner, visitor)):
+                words = f"{speaker.name} tells {listener.name} a secret."
+                said = people[speaker].say(room_id, words)
+                text = people[listener].read(room_id, said)
+                peers.check(text == words, f"{speaker.name} says something, and {listener.name}'s"
+                            " client can read it", text)
+                # The raw client of the same user has another device, and no keys.
+                event = listener.reads(room_id, said)
+                peers.check(event is not None and event["type"] == "m.room.encrypted"
+                            and words not in str(event), "which the servers could not", event)
+    finally:
+        hers.close()
+        his.close()
+
+
 def main(report: Report) -> None:
-    names = sys.argv[1:] or list(VERSIONS)
+    names = sys.argv[1:] or [*VERSIONS, "encrypted"]
     with tempfile.TemporaryDirectory(prefix="clients-") as directory:
         peers = Peers(report, Path(directory))
 
@@ -102,6 +139,10 @@ def main(report: Report) -> None:
         try:
             peers.begin()
             for name in names:
+                if name == "encrypted":
+                    report.attempt(name, lambda: encrypted(peers, VERSIONS["js"],
+                                                           Path(directory) / "js.log"))
+                    continue
                 for scenario in (owner, visitor):
                     report.attempt(f"{name}, {scenario.__name__}",
                                    lambda s=scenario, n=name: s(peers, log_in(n), VERSIONS[n]))

@@ -49,6 +49,7 @@ const asked = {
             userId: loggedIn.user_id,
             deviceId: loggedIn.device_id,
         });
+        await client.initRustCrypto({ useIndexedDB: false });
         await client.startClient({ initialSyncLimit: 20 });
         if (!(await until(() => client.isInitialSyncComplete(), sdk.ClientEvent.Sync))) {
             throw new Error("no first sync");
@@ -87,9 +88,13 @@ const asked = {
         };
         return until(found, sdk.RoomMemberEvent.Membership, sdk.ClientEvent.Sync);
     },
+    async hasJoined(roomId, userId) {
+        const found = () => client.getRoom(roomId)?.getMember(userId)?.membership === "join";
+        return (await until(found, sdk.RoomMemberEvent.Membership, sdk.ClientEvent.Sync)) ?? false;
+    },
     read(roomId, eventId) {
         const found = () => client.getRoom(roomId)?.findEventById(eventId)?.getContent().body;
-        return until(found, sdk.RoomEvent.Timeline, sdk.ClientEvent.Sync);
+        return until(found, sdk.RoomEvent.Timeline, sdk.MatrixEventEvent.Decrypted, sdk.ClientEvent.Sync);
     },
 };
 

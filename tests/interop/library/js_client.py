@@ -60,6 +60,10 @@ class JsClient:
     def knock_of(self, room_id: str, user_id: str) -> str | None:
         return self._ask("knockOf", room_id, user_id)
 
+    def has_joined(self, room_id: str, user_id: str) -> bool:
+        """Whether that user's join comes to show."""
+        return self._ask("hasJoined", room_id, user_id)
+
     def read(self, room_id: str, event_id: str) -> str | None:
         return self._ask("read", room_id, event_id)
 
