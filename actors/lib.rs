@@ -41,7 +41,7 @@ pub use crate::{
         prepare_join::{JoinTemplate, PrepareJoin},
         prepare_knock::{KnockTemplate, PrepareKnock},
         prepare_leave::{LeaveTemplate, PrepareLeave},
-        receive_across_gap::ReceiveAcrossGap,
+        receive_across_gap::{ReceiveAcrossGap, StateAcross},
         receive_answer::ReceiveAnswer,
         receive_invite::ReceiveInvite,
         receive_outliers::ReceiveOutliers,

@@ -1,4 +1,5 @@
-//! Takes an event that cites events which nobody would give us, on the word of another server about the state there.
+//! Takes an event that cites events which nobody would give us, on the word of another server about the state there; or, where
+//! nobody tells that either, the one kind of event that can be judged by what we have.
 //! May not: believe more than which of the events, each verified and judged by itself, make the state.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events>
@@ -7,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{OwnedEventId, OwnedServerName};
 use vestibule_protocol::{
-    membership::ReceiveRefusal,
+    membership::{ReceiveRefusal, answer::ends_stay},
     pdu::{Standing, checks::VerifiedPdu},
     room_graph::StateBefore,
     state::StateMap,
@@ -26,8 +27,17 @@ pub struct ReceiveAcrossGap {
     pub event: VerifiedPdu,
     /// The server that brought it and told the state.
     pub origin: OwnedServerName,
-    /// The events of the state before it, as that server tells. All must be stored, be it as outliers.
-    pub state: Vec<OwnedEventId>,
+    /// The state before it.
+    pub state: StateAcross,
+}
+
+/// What is known of the state behind a gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateAcross {
+    /// Its events, as the server tells that brought the event. All must be stored, be it as outliers.
+    Told(Vec<OwnedEventId>),
+    /// Nothing. What puts a user of ours out of the room is judged by the state that we have; anything else is refused.
+    NotTold,
 }
 
 impl RoomMessage for ReceiveAcrossGap {
@@ -39,7 +49,11 @@ impl RoomMessage for ReceiveAcrossGap {
     fn events_to_look_up(&self) -> Vec<OwnedEventId> {
         let event = self.event.pdu();
         let own = [Some(event.event_id()), event.redacts()].into_iter().flatten().map(ToOwned::to_owned);
-        own.chain(event.auth_events().iter().cloned()).chain(self.state.iter().cloned()).collect()
+        let told = match &self.state {
+            StateAcross::Told(state) => state.as_slice(),
+            StateAcross::NotTold => &[],
+        };
+        own.chain(event.auth_events().iter().cloned()).chain(told.iter().cloned()).collect()
     }
 
     fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
@@ -88,24 +102,13 @@ impl ReceiveAcrossGap {
         if !absent.is_empty() {
             return Err(IncomingStop::UnknownAuthEvents(absent));
         }
-        let missing: BTreeSet<OwnedEventId> =
-            self.state.iter().filter(|id| lookups.event(id).is_none()).cloned().collect();
-        if !missing.is_empty() {
-            return Err(IncomingStop::UnknownAuthEvents(missing.into_iter().collect()));
-        }
-        let claimed: StateMap = self
-            .state
-            .iter()
-            .filter_map(|id| lookups.event(id))
-            .map(|stored| &stored.event)
-            .filter(|event| event.standing() == Standing::Accepted)
-            .map(Arc::clone)
-            .collect();
-        // Without the create event it would be a state of another room.
-        if claimed.create().is_none_or(|create| Some(create) != room.state().create()) {
-            let create = room.state().create().map(|create| create.event_id().to_owned());
-            return Err(IncomingStop::UnknownAuthEvents(create.into_iter().collect()));
-        }
+        let claimed = match &self.state {
+            StateAcross::Told(state) => told_state(state, room, lookups)?,
+            StateAcross::NotTold if ends_stay(event, room.state(), room.context.identity.server_name()) => {
+                room.state().clone()
+            }
+            StateAcross::NotTold => return Err(IncomingStop::UnknownPrevEvents(event.prev_events().to_vec())),
+        };
         let before = match room.graph.state_across(event.prev_events(), claimed) {
             StateBefore::Known(node) => node,
             StateBefore::NotInMemory(cited) => {
@@ -115,4 +118,24 @@ impl ReceiveAcrossGap {
         };
         Ok(Cited { before, auth_events })
     }
+}
+
+fn told_state(state: &[OwnedEventId], room: &Room, lookups: &Lookups) -> Result<StateMap, IncomingStop<Never>> {
+    let missing: BTreeSet<OwnedEventId> = state.iter().filter(|id| lookups.event(id).is_none()).cloned().collect();
+    if !missing.is_empty() {
+        return Err(IncomingStop::UnknownAuthEvents(missing.into_iter().collect()));
+    }
+    let told: StateMap = state
+        .iter()
+        .filter_map(|id| lookups.event(id))
+        .map(|stored| &stored.event)
+        .filter(|event| event.standing() == Standing::Accepted)
+        .map(Arc::clone)
+        .collect();
+    // Without the create event it would be a state of another room.
+    if told.create().is_none_or(|create| Some(create) != room.state().create()) {
+        let create = room.state().create().map(|create| create.event_id().to_owned());
+        return Err(IncomingStop::UnknownAuthEvents(create.into_iter().collect()));
+    }
+    Ok(told)
 }

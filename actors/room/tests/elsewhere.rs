@@ -22,6 +22,7 @@ use vestibule_storage::outbox::Delivery;
 use super::support::DAVE;
 use crate::{
     AddHistory, AdmitJoin, AskError, JoinAnswer, PrepareJoin, ReceiveAcrossGap, ReceiveOutliers, ReceivePdu, Received,
+    StateAcross,
     testing::{RESIDENT, TestRoom, World, event, message, put, read, server, verified},
 };
 
@@ -345,7 +346,11 @@ async fn event_behind_a_gap_is_judged_by_the_state_that_its_server_tells() {
     assert_eq!(missing, AskError::Refused(ReceiveRefusal::MissingEvents { event_ids: vec![topic.clone()] }));
     let state = read(resident.stores().rooms.current_state(&room.room_id));
     let state: Vec<OwnedEventId> = state.iter().map(|stored| stored.event.event_id().to_owned()).collect();
-    let across = |state: Vec<OwnedEventId>| ReceiveAcrossGap { event: event(), origin: origin(), state };
+    let across = |state: Vec<OwnedEventId>| ReceiveAcrossGap {
+        event: event(),
+        origin: origin(),
+        state: StateAcross::Told(state),
+    };
     // What is not stored cannot be believed.
     let unknown = peer.rooms.ask(&room.room_id, across(state.clone())).await.unwrap_err();
     assert_eq!(unknown, AskError::Refused(ReceiveRefusal::MissingEvents { event_ids: vec![topic.clone()] }));
@@ -370,6 +375,31 @@ async fn event_behind_a_gap_is_judged_by_the_state_that_its_server_tells() {
     assert_eq!(peer.rooms.ask(&room.room_id, ReceivePdu { event, origin: origin() }).await, Ok(Received::Accepted));
     assert!(peer.stored(&room, &topic).unwrap().order.is_some());
     assert_eq!(state_of(&peer, &room.room_id), state_of(&resident, &room.room_id));
+}
+
+#[actix::test]
+async fn who_is_put_out_behind_a_gap_is_out_though_nobody_tells_what_was_before() {
+    for (change, membership) in [(Kick, MembershipState::Leave), (Ban, MembershipState::Ban)] {
+        let (resident, peer, room) = invited(RoomVersionId::V11).await;
+        join(&resident, &peer, &room, BOB).await;
+        resident.deliver(&peer).await;
+        let text = resident.send(&room, message(ALICE, "you will never read this")).await.unwrap();
+        let text_behind = resident.send(&room, message(ALICE, "nor this")).await.unwrap();
+        let ending = resident.change(&room, ALICE, change, BOB).await.unwrap();
+        let across = |event_id: &OwnedEventId| ReceiveAcrossGap {
+            event: resident.verified(&room.room_id, event_id),
+            origin: server(RESIDENT),
+            state: StateAcross::NotTold,
+        };
+        // Nothing else is taken like this.
+        let missing = peer.rooms.ask(&room.room_id, across(&text_behind)).await.unwrap_err();
+        assert_eq!(missing, AskError::Refused(ReceiveRefusal::MissingEvents { event_ids: vec![text] }));
+        assert_eq!(peer.membership(&room, BOB), MembershipState::Join);
+        assert_eq!(peer.rooms.ask(&room.room_id, across(&ending)).await, Ok(Received::Accepted));
+        for world in [&peer, &peer.restarted()] {
+            assert_eq!(world.membership(&room, BOB), membership);
+        }
+    }
 }
 
 #[actix::test]

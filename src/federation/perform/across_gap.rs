@@ -11,7 +11,7 @@ use ruma::{OwnedEventId, OwnedServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
-use vestibule_actors::{AskError, ReceiveAcrossGap, ReceiveOutliers};
+use vestibule_actors::{AskError, ReceiveAcrossGap, ReceiveOutliers, StateAcross};
 use vestibule_protocol::{
     canonical_json,
     pdu::checks::{ShapedPdu, VerifiedPdu},
@@ -62,17 +62,17 @@ struct State<'a> {
 }
 
 impl Federation {
-    /// Takes an event upon the state that its sender tells. `None`: the state is not to be had.
-    pub(super) async fn receive_across_gap(&self, gap: &Gap<'_>, event: &VerifiedPdu) -> Option<Asked> {
+    /// Takes an event upon the state that its sender tells, if it tells any.
+    pub(super) async fn receive_across_gap(&self, gap: &Gap<'_>, event: &VerifiedPdu) -> Asked {
         let gap = Gap { deadline: Instant::now() + ACROSS_DEADLINE, ..gap.clone() };
-        let state = timeout_at(gap.deadline, self.fetch_state(&gap, event)).await.ok().flatten()?;
-        let message = ReceiveAcrossGap {
-            event: event.clone(),
-            origin: OwnedServerName::from(gap.origin),
-            state: state.into_iter().collect(),
-        };
-        log::info!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = event.pdu().event_id(); "event taken across a gap");
-        Some(self.inner.rooms.ask(gap.room_id, message).await)
+        let state = timeout_at(gap.deadline, self.fetch_state(&gap, event)).await.ok().flatten();
+        let state = state.map_or(StateAcross::NotTold, |state| StateAcross::Told(state.into_iter().collect()));
+        let message = ReceiveAcrossGap { event: event.clone(), origin: OwnedServerName::from(gap.origin), state };
+        let asked = self.inner.rooms.ask(gap.room_id, message).await;
+        if asked.is_ok() {
+            log::info!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = event.pdu().event_id(); "event taken across a gap");
+        }
+        asked
     }
 
     /// Brings every event of the state before `event` into storage, as far as they are to be had, and says which they are.

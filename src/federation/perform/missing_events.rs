@@ -146,9 +146,9 @@ impl Federation {
                 continue;
             }
             let crosses = may_cross && !prev.is_empty();
-            let crossed = if crosses { self.receive_across_gap(&gap, &top).await } else { None };
+            let crossed = if crosses { self.receive_across_gap(&gap, &top).await.ok() } else { None };
             may_cross = false;
-            let Some(Ok(received)) = crossed else {
+            let Some(received) = crossed else {
                 log::debug!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = top.pdu().event_id(); "gap not filled");
                 return Err(AskError::Refused(refusal));
             };

@@ -11,7 +11,7 @@ use ruma::{
 };
 use thiserror::Error;
 
-use crate::pdu::Pdu;
+use crate::{pdu::Pdu, state::StateMap};
 
 /// What a user of ours is waiting for.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +102,25 @@ pub fn out_of_band_answer(pdu: &Pdu, asked: &Asked<'_>, origin: &ServerName) -> 
         return Err(AnswerRefusal::UnrelatedServer);
     }
     Ok(answer)
+}
+
+/// Whether an event puts a user of ours out of a room that we are in, so far as that shows without what came before it: it is a
+/// leave or a ban by somebody else, and cites the very membership that stands.
+///
+/// Whoever has nobody in a room any more may not ask for its events. If the event that put out our last user cites others that
+/// never came, there is nobody left who would give us those, and our user would stay in a room that everybody else has closed.
+/// That it cites the membership that stands keeps an old one from being used again after the user has come back.
+pub fn ends_stay(pdu: &Pdu, state: &StateMap, us: &ServerName) -> bool {
+    if *pdu.kind() != TimelineEventType::RoomMember
+        || !matches!(pdu.membership(), Some(MembershipState::Leave | MembershipState::Ban))
+    {
+        return false;
+    }
+    let target = pdu.state_key().and_then(|target| UserId::parse(target).ok());
+    let Some(target) = target.filter(|target| target.server_name() == us && target != pdu.sender()) else {
+        return false;
+    };
+    state.member(&target).is_some_and(|standing| pdu.auth_events().iter().any(|id| id == standing.event_id()))
 }
 
 #[cfg(test)]
@@ -234,6 +253,32 @@ mod tests {
             let found = out_of_band_answer(&kick, &asked, VIA.try_into().unwrap());
             assert_eq!(found, Err(AnswerRefusal::NothingPending), "{pending:?}");
         }
+    }
+
+    #[test]
+    fn a_stay_is_ended_by_others_with_a_leave_or_a_ban_that_cites_it() {
+        let mut room = RoomFixture::knockable(RoomVersionId::V11).invite(BOB).build();
+        room.append(EventSpec::join(BOB));
+        let first = room.append(EventSpec::kick(ALICE, BOB));
+        room.append(EventSpec::invite(ALICE, BOB));
+        let join = room.append(EventSpec::join(BOB)).event_id().to_owned();
+        let bob = user(BOB);
+        let create = room.state().create().unwrap().event_id().to_owned();
+        let cases = [
+            (EventSpec::kick(ALICE, BOB), true),
+            (EventSpec::ban(ALICE, BOB), true),
+            (EventSpec::kick(ALICE, BOB).authorized_by(from_ref(&create)), false),
+            (EventSpec::leave(BOB), false),
+            (EventSpec::kick(BOB, ALICE), false),
+            (EventSpec::invite(ALICE, BOB).authorized_by(from_ref(&join)), false),
+            (EventSpec::message(ALICE, "go away").authorized_by(from_ref(&join)), false),
+        ];
+        for (spec, expected) in cases {
+            let event = room.make(spec.clone());
+            assert_eq!(ends_stay(&event, room.state(), bob.server_name()), expected, "{spec:?}");
+            assert!(!ends_stay(&event, room.state(), "elsewhere.test".try_into().unwrap()), "{spec:?}");
+        }
+        assert!(!ends_stay(&first, room.state(), bob.server_name()), "of a stay that has ended long ago");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
-use ruma::{OwnedEventId, RoomVersionId};
+use ruma::{OwnedEventId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Value, json};
 use vestibule_actors::testing::{RESIDENT, message, read, server};
-use vestibule_protocol::fixture::{ALICE, user};
+use vestibule_protocol::{
+    fixture::{ALICE, user},
+    membership::change::MembershipChange,
+};
 
 use super::resident::{ANNA, Resident, Us, ok, reason, refusal};
 use crate::{
@@ -194,6 +197,29 @@ fn a_gap_that_stays_is_an_error_after_a_few_questions() {
         us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&said[2])).await.unwrap_err();
         assert_eq!(us.timeline(&resident.room_id()).len(), 1);
         assert!(us.sent("get_missing_events").len() <= MISSING_ROUNDS_MAX);
+    });
+}
+
+#[test]
+fn a_kick_that_comes_without_what_was_before_it_ends_the_stay_of_our_last_user() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "public").await;
+        let honest = resident.answering();
+        let us = in_the_room(
+            &resident,
+            Peers::slow(move |sent| {
+                let reads = ["get_missing_events", "/event/", "/state"].iter().any(|word| sent.target.contains(word));
+                // We have nobody in the room any more: it is closed to us.
+                if reads { Box::pin(async { refusal(403, "M_FORBIDDEN") }) } else { honest(sent) }
+            }),
+        )
+        .await;
+        let said = say(&resident, 3).await;
+        let kick = resident.world.change(&resident.room, ALICE, MembershipChange::Kick, ANNA).await.unwrap();
+        us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&said[2])).await.unwrap_err();
+        assert_eq!(us.membership(&resident.room_id(), ANNA), Some(MembershipState::Join));
+        us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&kick)).await.unwrap();
+        assert_eq!(us.membership(&resident.room_id(), ANNA), Some(MembershipState::Leave));
     });
 }
 
