@@ -15,6 +15,7 @@ use super::{
     event_builder::{BuildRefusal, EventDraft, GraphPlace},
 };
 use crate::{
+    auth::authorize_by_state,
     canonical_json::parse_object,
     fixture::{ALICE, BOB, EPOCH, EventSpec, RoomFixture, canonical, identity, public_keys, user, version},
 };
@@ -490,6 +491,28 @@ fn the_server_of_the_sender_must_have_signed() {
         assert_eq!(verdict.is_ok(), expected, "{what}: {verdict:?}");
     }
     assert!(verify(right, &version_id, &PublicKeyMap::new()).is_err(), "no keys");
+}
+
+#[test]
+fn no_changed_content_makes_an_unsigned_invite_of_one_for_a_third_party_token() {
+    for version_id in KNOWN {
+        let mut room = RoomFixture::with_join_rule(version_id.clone(), Some("invite")).build();
+        let right = room.make(EventSpec::invite(ALICE, BOB).with("third_party_invite", json!({}))).to_object().unwrap();
+        let content = json!({ "membership": "invite", "third_party_invite": {}, "reason": "put in on the way" });
+        let changed = with(right, "content", Some(content));
+        let forged = with(changed.clone(), "signatures", Some(json!({})));
+        // From version 11 redaction keeps the token, or that there is none in it: the rules refuse such an invite.
+        let keeps_the_token = matches!(version_id, RoomVersionId::V11 | RoomVersionId::V12);
+        let verdict = verify(forged, &version_id, &public_keys([server("resident.test")]));
+        assert_eq!(verdict.is_ok(), keeps_the_token, "version {version_id}: {verdict:?}");
+        if let Ok(kept) = verdict {
+            let verdict = authorize_by_state(room.version(), kept.pdu(), room.state());
+            assert!(verdict.is_err(), "version {version_id}");
+        }
+        // What its sender's server signed is an invite all the same.
+        let signed = verify(changed, &version_id, &public_keys([server("resident.test")])).unwrap();
+        assert!(signed.content_was_redacted(), "version {version_id}");
+    }
 }
 
 #[test]
