@@ -15,6 +15,7 @@ pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Weak},
 };
 
@@ -90,7 +91,7 @@ pub enum StateBefore {
 /// States to be resolved, under the name of the events that they stand behind.
 #[derive(Clone, Debug)]
 pub struct Unresolved {
-    /// The events; [`RoomGraph::supply`] wants them back.
+    /// The events, and the name of a claim if there is one; [`RoomGraph::supply`] wants them back.
     pub after: BTreeSet<OwnedEventId>,
     /// The distinct states after them.
     pub states: Vec<StateMap>,
@@ -331,9 +332,11 @@ impl RoomGraph {
     }
 
     /// The state before an event that cites events which nobody here has, given what another server says the state there is.
-    /// Of those events that are known, our own states count as well.
+    /// Of those events that are in memory, our own states count as well. What comes of it is remembered for this claim alone:
+    /// the cited events may come yet, and then their own states count; and another server may claim something else.
     pub fn state_across(&mut self, prev_events: &[OwnedEventId], claimed: StateMap) -> StateBefore {
-        let after: BTreeSet<OwnedEventId> = prev_events.iter().cloned().collect();
+        let name = self.name_of_claim(&claimed);
+        let after: BTreeSet<OwnedEventId> = prev_events.iter().cloned().chain(name).collect();
         if let Some(node) = self.resolved.get(&after) {
             return StateBefore::Known(node.clone());
         }
@@ -345,6 +348,19 @@ impl RoomGraph {
             return StateBefore::Known(self.supply(after, &claimed));
         }
         StateBefore::Unresolved(Unresolved { after, states })
+    }
+
+    /// An id that no event has, to stand among the events behind which a state is claimed. Keyed, so nobody can cite it.
+    fn name_of_claim(&self, claimed: &StateMap) -> Option<OwnedEventId> {
+        let half = |tweak: u8| {
+            let mut hasher = DefaultHasher::new();
+            (self.seed, tweak).hash(&mut hasher);
+            for (_, event) in claimed.iter() {
+                event.event_id().as_str().hash(&mut hasher);
+            }
+            hasher.finish()
+        };
+        EventId::parse(format!("$claimed-{:016x}{:016x}", half(0), half(1))).ok()
     }
 
     /// Takes the result of resolving [`Unresolved::states`].

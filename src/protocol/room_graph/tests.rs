@@ -13,7 +13,7 @@ use super::{CurrentAfter, PathCounts, RECENT_EVENTS_MAX, RESOLVED_SETS_MAX, Stat
 use crate::{
     fixture::{ALICE, BOB, CAROL, EVE, EventSpec, NotAdmitted, RoomFixture, pdu_from, user},
     pdu::{Pdu, checks::PREV_EVENTS_MAX},
-    state::StateVersion,
+    state::{StateMap, StateVersion},
 };
 
 const WITH_KNOCKS: [RoomVersionId; 6] = [
@@ -395,6 +395,62 @@ fn a_placement_is_decided_once_its_state_was_supplied() {
     let appended = room.graph.append(other, &before, placement);
     assert_eq!(room.graph.current().state(), &state);
     assert!(appended.rows.iter().all(|row| row.version > StateVersion(0)));
+}
+
+/// A state of the room in which something else stands for the topic.
+fn with_topic(room: &mut RoomFixture, topic: &str) -> StateMap {
+    let event = room.make(EventSpec::state(ALICE, "m.room.topic", json!({ "topic": topic })));
+    let mut state = room.state().clone();
+    state.insert(event);
+    state
+}
+
+#[test]
+fn a_claimed_state_counts_only_until_the_cited_event_comes() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let claimed = with_topic(&mut room, "claimed");
+    let late = room.make(EventSpec::ban(ALICE, BOB));
+    let StateBefore::Known(across) = room.graph.state_across(&[id(&late)], claimed.clone()) else {
+        panic!("one state needs no resolution")
+    };
+    assert_eq!(across.state(), &claimed);
+    // Whoever cites it without a claim has to say what the state is, too.
+    assert!(matches!(room.graph.state_before(&[id(&late)]), StateBefore::NotInMemory(_)));
+    room.admit(late.clone()).unwrap();
+    let other = room.append(EventSpec::message(ALICE, "after it"));
+    let before = room.state_before(&[id(&late)]).unwrap();
+    assert_eq!(before.state().member(&user(BOB)), Some(&late), "its own state counts");
+    assert!(before.state().get(&"m.room.topic".into(), "").is_none());
+    assert_eq!(other.prev_events(), [id(&late)]);
+}
+
+#[test]
+fn of_two_claims_each_is_remembered_for_itself() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let cited = room.cite();
+    let claims = ["first", "second"].map(|topic| with_topic(&mut room, topic));
+    let absent: OwnedEventId = "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".try_into().unwrap();
+    for claimed in &claims {
+        let StateBefore::Known(node) = room.graph.state_across(&[absent.clone()], claimed.clone()) else {
+            panic!("one state needs no resolution")
+        };
+        assert_eq!(node.state(), claimed);
+    }
+    // With our own state beside it, each is resolved, and what was supplied for it is found again.
+    let prev_events: Vec<OwnedEventId> = cited.into_iter().chain([absent]).collect();
+    for claimed in &claims {
+        let StateBefore::Unresolved(unresolved) = room.graph.state_across(&prev_events, claimed.clone()) else {
+            panic!("two states need a resolution")
+        };
+        assert_eq!(unresolved.states.len(), 2);
+        room.graph.supply(unresolved.after, claimed);
+    }
+    for claimed in claims {
+        let StateBefore::Known(node) = room.graph.state_across(&prev_events, claimed.clone()) else {
+            panic!("the graph forgot what it was given")
+        };
+        assert_eq!(node.state(), &claimed);
+    }
 }
 
 #[test]
