@@ -394,6 +394,26 @@ pub enum InviteRefusal {
     },
 }
 
+/// Invites are judged like the bodies of handshakes, and are about somebody else than their sender.
+impl From<HandshakeRefusal> for InviteRefusal {
+    fn from(refusal: HandshakeRefusal) -> Self {
+        match refusal {
+            HandshakeRefusal::TooLarge => Self::TooLarge,
+            HandshakeRefusal::ContentTooLarge => Self::ContentTooLarge,
+            HandshakeRefusal::BadFormat { what } => Self::BadFormat { what },
+            HandshakeRefusal::RoomMismatch => Self::RoomMismatch,
+            HandshakeRefusal::EventIdMismatch => Self::EventIdMismatch,
+            HandshakeRefusal::NotAMemberEvent => Self::NotAMemberEvent,
+            HandshakeRefusal::NotAStateEvent => Self::NotAStateEvent,
+            HandshakeRefusal::WrongMembership => Self::WrongMembership,
+            HandshakeRefusal::SenderNotOfOrigin => Self::SenderNotOfOrigin,
+            HandshakeRefusal::StateKeyMismatch => Self::NotOurUser,
+            HandshakeRefusal::TimestampAhead => Self::TimestampAhead,
+            HandshakeRefusal::SignatureInvalid { why } => Self::SignatureInvalid { why },
+        }
+    }
+}
+
 /// Why a room does not take an event that another server sent in a transaction or in answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReceiveRefusal {

@@ -66,6 +66,74 @@ pub struct Handshake<'a> {
     pub now: UnixMillis,
 }
 
+impl<'a> Handshake<'a> {
+    fn body(&self) -> MemberBody<'a> {
+        let membership = match self.kind {
+            HandshakeKind::Knock => MembershipState::Knock,
+            HandshakeKind::Leave => MembershipState::Leave,
+            HandshakeKind::Join => MembershipState::Join,
+        };
+        let Self { version, room_id, event_id, origin, now, .. } = *self;
+        MemberBody { version, room_id, event_id, origin, membership, now }
+    }
+}
+
+/// What all requests that bring a member event say about it, be it one of a handshake or an invite. The checks stand in the
+/// order in which they are made; between them comes what an endpoint asks besides.
+pub(super) struct MemberBody<'a> {
+    pub(super) version: &'a RoomVersion,
+    pub(super) room_id: &'a RoomId,
+    pub(super) event_id: &'a EventId,
+    pub(super) origin: &'a ServerName,
+    pub(super) membership: MembershipState,
+    pub(super) now: UnixMillis,
+}
+
+impl MemberBody<'_> {
+    /// Judges format and sizes.
+    pub(super) fn shape(&self, object: CanonicalJsonObject) -> Result<ShapedPdu, HandshakeRefusal> {
+        let content_bytes = content_bytes(&object);
+        let shaped = ShapedPdu::parse(object, self.version).map_err(|refusal| match refusal {
+            ShapeRefusal::TooLarge => HandshakeRefusal::TooLarge,
+            ShapeRefusal::BadFormat(what) => HandshakeRefusal::BadFormat { what },
+        })?;
+        if content_bytes.is_none_or(|bytes| bytes > HANDSHAKE_CONTENT_BYTES_MAX) {
+            return Err(HandshakeRefusal::ContentTooLarge);
+        }
+        Ok(shaped)
+    }
+
+    /// Judges whether the event is what the request says: room, id, type, membership, sender's server. Gives the state key,
+    /// of which each endpoint wants something else.
+    pub(super) fn check_agreement<'p>(&self, pdu: &'p Pdu) -> Result<&'p str, HandshakeRefusal> {
+        if pdu.room_id() != self.room_id {
+            return Err(HandshakeRefusal::RoomMismatch);
+        }
+        if pdu.event_id() != self.event_id {
+            return Err(HandshakeRefusal::EventIdMismatch);
+        }
+        if *pdu.kind() != TimelineEventType::RoomMember {
+            return Err(HandshakeRefusal::NotAMemberEvent);
+        }
+        let state_key = pdu.state_key().ok_or(HandshakeRefusal::NotAStateEvent)?;
+        if pdu.membership().as_ref() != Some(&self.membership) {
+            return Err(HandshakeRefusal::WrongMembership);
+        }
+        if pdu.sender_server() != self.origin {
+            return Err(HandshakeRefusal::SenderNotOfOrigin);
+        }
+        Ok(state_key)
+    }
+
+    /// Judges the time that the event claims.
+    pub(super) fn check_time(&self, pdu: &Pdu) -> Result<(), HandshakeRefusal> {
+        if pdu.origin_server_ts() > self.now.plus(TIMESTAMP_AHEAD_MAX) {
+            return Err(HandshakeRefusal::TimestampAhead);
+        }
+        Ok(())
+    }
+}
+
 /// A body that has the right structure. Nothing is known of its author yet.
 #[derive(Debug)]
 pub struct HandshakeShape {
@@ -83,36 +151,10 @@ impl HandshakeShape {
     /// # Errors
     /// [`HandshakeRefusal`]; nothing was changed.
     pub fn parse(object: CanonicalJsonObject, expected: &Handshake<'_>) -> Result<Self, HandshakeRefusal> {
-        let content_bytes = content_bytes(&object);
-        let shaped = ShapedPdu::parse(object, expected.version).map_err(|refusal| match refusal {
-            ShapeRefusal::TooLarge => HandshakeRefusal::TooLarge,
-            ShapeRefusal::BadFormat(what) => HandshakeRefusal::BadFormat { what },
-        })?;
+        let body = expected.body();
+        let shaped = body.shape(object)?;
         let pdu = shaped.pdu();
-        if content_bytes.is_none_or(|bytes| bytes > HANDSHAKE_CONTENT_BYTES_MAX) {
-            return Err(HandshakeRefusal::ContentTooLarge);
-        }
-        if pdu.room_id() != expected.room_id {
-            return Err(HandshakeRefusal::RoomMismatch);
-        }
-        if pdu.event_id() != expected.event_id {
-            return Err(HandshakeRefusal::EventIdMismatch);
-        }
-        if *pdu.kind() != TimelineEventType::RoomMember {
-            return Err(HandshakeRefusal::NotAMemberEvent);
-        }
-        let state_key = pdu.state_key().ok_or(HandshakeRefusal::NotAStateEvent)?;
-        let wanted = match expected.kind {
-            HandshakeKind::Knock => MembershipState::Knock,
-            HandshakeKind::Leave => MembershipState::Leave,
-            HandshakeKind::Join => MembershipState::Join,
-        };
-        if pdu.membership() != Some(wanted) {
-            return Err(HandshakeRefusal::WrongMembership);
-        }
-        if pdu.sender_server() != expected.origin {
-            return Err(HandshakeRefusal::SenderNotOfOrigin);
-        }
+        let state_key = body.check_agreement(pdu)?;
         if state_key != pdu.sender().as_str() {
             return Err(HandshakeRefusal::StateKeyMismatch);
         }
@@ -120,9 +162,7 @@ impl HandshakeShape {
             HandshakeKind::Join => authorizing_user_of(pdu, expected.version)?,
             HandshakeKind::Knock | HandshakeKind::Leave => None,
         };
-        if pdu.origin_server_ts() > expected.now.plus(TIMESTAMP_AHEAD_MAX) {
-            return Err(HandshakeRefusal::TimestampAhead);
-        }
+        body.check_time(pdu)?;
         Ok(Self { shaped, origin: expected.origin.to_owned(), kind: expected.kind, authorizing_user, cosigner: None })
     }
 
@@ -268,7 +308,7 @@ impl SignedJoin {
 }
 
 /// Bytes of an event's content in canonical form. `None`: there is none.
-pub(super) fn content_bytes(object: &CanonicalJsonObject) -> Option<usize> {
+fn content_bytes(object: &CanonicalJsonObject) -> Option<usize> {
     object.get("content").and_then(|content| serde_json::to_string(content).ok()).map(|text| text.len())
 }
 

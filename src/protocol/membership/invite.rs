@@ -14,19 +14,15 @@ use std::{
 
 use ruma::{
     CanonicalJsonObject, EventId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
-    events::{TimelineEventType, room::member::MembershipState},
-    signatures::PublicKeyMap,
+    events::room::member::MembershipState, signatures::PublicKeyMap,
 };
 
-use super::{
-    InviteRefusal,
-    handshake::{HANDSHAKE_CONTENT_BYTES_MAX, TIMESTAMP_AHEAD_MAX, content_bytes},
-};
+use super::{InviteRefusal, handshake::MemberBody};
 use crate::{
     clock::UnixMillis,
     pdu::{
         Pdu,
-        checks::{CosignError, ShapeRefusal, ShapedPdu, VerifiedPdu},
+        checks::{CosignError, ShapedPdu, VerifiedPdu},
     },
     room_version::RoomVersion,
     signing::Identity,
@@ -49,6 +45,13 @@ pub struct Invitation<'a> {
     pub now: UnixMillis,
 }
 
+impl<'a> Invitation<'a> {
+    fn body(&self) -> MemberBody<'a> {
+        let Self { version, room_id, event_id, origin, now, .. } = *self;
+        MemberBody { version, room_id, event_id, origin, membership: MembershipState::Invite, now }
+    }
+}
+
 /// An invite that has the right structure. Nothing is known of its author yet.
 #[derive(Debug)]
 pub struct InviteShape {
@@ -66,41 +69,18 @@ impl InviteShape {
     /// # Errors
     /// The first [`InviteRefusal`] in that order; nothing was changed.
     pub fn parse(object: CanonicalJsonObject, expected: &Invitation<'_>) -> Result<Self, InviteRefusal> {
-        let content_bytes = content_bytes(&object);
-        let shaped = ShapedPdu::parse(object, expected.version).map_err(|refusal| match refusal {
-            ShapeRefusal::TooLarge => InviteRefusal::TooLarge,
-            ShapeRefusal::BadFormat(what) => InviteRefusal::BadFormat { what },
-        })?;
+        let body = expected.body();
+        let shaped = body.shape(object)?;
         let pdu = shaped.pdu();
-        if content_bytes.is_none_or(|bytes| bytes > HANDSHAKE_CONTENT_BYTES_MAX) {
-            return Err(InviteRefusal::ContentTooLarge);
-        }
         if !expected.version.fits_room_id(pdu.room_id()) {
             return Err(InviteRefusal::BadFormat { what: "room_id is not of this room version".to_owned() });
         }
-        if pdu.room_id() != expected.room_id {
-            return Err(InviteRefusal::RoomMismatch);
-        }
-        if pdu.event_id() != expected.event_id {
-            return Err(InviteRefusal::EventIdMismatch);
-        }
-        if *pdu.kind() != TimelineEventType::RoomMember {
-            return Err(InviteRefusal::NotAMemberEvent);
-        }
-        let state_key = pdu.state_key().ok_or(InviteRefusal::NotAStateEvent)?;
-        if pdu.membership() != Some(MembershipState::Invite) {
-            return Err(InviteRefusal::WrongMembership);
-        }
-        if pdu.sender_server() != expected.origin {
-            return Err(InviteRefusal::SenderNotOfOrigin);
-        }
+        let state_key = body.check_agreement(pdu)?;
         let target = UserId::parse(state_key).map_err(|_| InviteRefusal::NotOurUser)?;
         if target.server_name() != expected.our_name {
             return Err(InviteRefusal::NotOurUser);
         }
-        if pdu.origin_server_ts() > expected.now.plus(TIMESTAMP_AHEAD_MAX) {
-            return Err(InviteRefusal::TimestampAhead);
-        }
+        body.check_time(pdu)?;
         Ok(Self { shaped, version: expected.version.clone(), origin: expected.origin.to_owned(), target })
     }
 

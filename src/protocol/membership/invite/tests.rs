@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     fixture::{ALICE, BOB, EPOCH, EventSpec, RoomFixture, identity, public_keys, version},
+    membership::handshake::HANDSHAKE_CONTENT_BYTES_MAX,
     pdu::checks::event_id_of,
 };
 
