@@ -84,8 +84,15 @@ impl PolicyServer {
     /// # Errors
     /// [`PolicyFault::Missing`] or [`PolicyFault::Wrong`].
     pub fn check(&self, event: &Pdu, version: &RoomVersion) -> Result<(), PolicyFault> {
+        if !needs_signature(event) {
+            return Ok(());
+        }
         let object = event.to_object().map_err(|error| PolicyFault::Wrong(error.to_string()))?;
-        self.check_object(&object, version)
+        let signatures = object.get("signatures").and_then(CanonicalJsonValue::as_object);
+        if signatures.and_then(|signatures| signature_in(signatures, &self.via)).is_none() {
+            return Err(PolicyFault::Missing);
+        }
+        self.verify(&object, version)
     }
 
     /// The event with the policy server's signature from its answer to `sign`. Of the answer nothing but that signature is
@@ -114,7 +121,7 @@ impl PolicyServer {
             return Err(wrong("the event's signatures are malformed".to_owned()));
         };
         by_key.insert(POLICY_SERVER_KEY.to_owned(), signature.clone());
-        self.check_object(&object, version)?;
+        self.verify(&object, version)?;
         let json = serde_json::to_string(&object).map_err(|error| wrong(error.to_string()))?;
         if json.len() > EVENT_BYTES_MAX {
             return Err(PolicyFault::TooLarge);
@@ -123,15 +130,7 @@ impl PolicyServer {
             .map_err(|error| wrong(error.to_string()))
     }
 
-    fn check_object(&self, object: &CanonicalJsonObject, version: &RoomVersion) -> Result<(), PolicyFault> {
-        let is_policy = object.get("type").and_then(CanonicalJsonValue::as_str) == Some(POLICY_TYPE);
-        if is_policy && object.get("state_key").and_then(CanonicalJsonValue::as_str) == Some("") {
-            return Ok(());
-        }
-        let signatures = object.get("signatures").and_then(CanonicalJsonValue::as_object);
-        if signatures.and_then(|signatures| signature_in(signatures, &self.via)).is_none() {
-            return Err(PolicyFault::Missing);
-        }
+    fn verify(&self, object: &CanonicalJsonObject, version: &RoomVersion) -> Result<(), PolicyFault> {
         let policy = RoomPolicyEventContent::new(self.via.clone(), self.public_key.clone());
         verify_policy_server_signature(&policy, object, version.rules())
             .map_err(|error| PolicyFault::Wrong(error.to_string()))
