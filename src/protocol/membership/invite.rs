@@ -136,27 +136,17 @@ impl SignedInvite {
         self.verified.pdu()
     }
 
-    /// The server that brought it.
-    pub fn origin(&self) -> &ServerName {
-        &self.origin
-    }
-
-    /// Who is invited.
-    pub fn target(&self) -> &UserId {
-        &self.target
-    }
-
     /// Adds our signature: we have the invite. Before calling, be sure that the user exists and that what came with it about
     /// the room was judged.
     ///
     /// # Errors
     /// [`InviteRefusal::TooLarge`] if there is no room for a signature, [`InviteRefusal::NotCosigned`] if signing failed.
     pub fn cosign(self, identity: &Identity) -> Result<CosignedInvite, InviteRefusal> {
-        let (object, pdu) = self.verified.cosign(&self.version, identity).map_err(|error| match error {
+        let pdu = self.verified.cosign(&self.version, identity).map_err(|error| match error {
             CosignError::TooLarge => InviteRefusal::TooLarge,
             CosignError::NotSigned(why) => InviteRefusal::NotCosigned { why },
         })?;
-        Ok(CosignedInvite { pdu: Arc::new(pdu), object, origin: self.origin, target: self.target })
+        Ok(CosignedInvite { pdu: Arc::new(pdu), origin: self.origin, target: self.target })
     }
 }
 
@@ -164,13 +154,12 @@ impl SignedInvite {
 #[derive(Debug)]
 pub struct CosignedInvite {
     pdu: Arc<Pdu>,
-    object: CanonicalJsonObject,
     origin: OwnedServerName,
     target: OwnedUserId,
 }
 
 impl CosignedInvite {
-    /// The event, with both signatures.
+    /// The event, with both signatures: what the endpoint answers.
     pub fn pdu(&self) -> &Arc<Pdu> {
         &self.pdu
     }
@@ -183,10 +172,5 @@ impl CosignedInvite {
     /// Who is invited.
     pub fn target(&self) -> &UserId {
         &self.target
-    }
-
-    /// The event as an object: what the endpoint answers.
-    pub fn object(&self) -> &CanonicalJsonObject {
-        &self.object
     }
 }

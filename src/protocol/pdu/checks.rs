@@ -212,17 +212,13 @@ impl VerifiedPdu {
         &self.pdu
     }
 
-    /// Adds our signature beside those that were verified. The object is the event with it.
+    /// The event with our signature beside those that were verified.
     ///
     /// # Errors
     /// [`CosignError`].
-    pub(crate) fn cosign(
-        &self,
-        version: &RoomVersion,
-        identity: &Identity,
-    ) -> Result<(CanonicalJsonObject, Pdu), CosignError> {
+    pub(crate) fn cosign(&self, version: &RoomVersion, identity: &Identity) -> Result<Pdu, CosignError> {
         let object = self.pdu.to_object().map_err(|error| CosignError::NotSigned(error.to_string()))?;
-        cosigned(object, &self.pdu, version, identity)
+        cosigned(object, &self.pdu, version, identity).map(|(_, pdu)| pdu)
     }
 
     /// Its content did not have the hash that was signed, so only what redaction keeps is left.
