@@ -174,6 +174,10 @@ impl ShapedPdu {
     /// Checks the signatures and the content hash. A wrong hash leaves the redacted event, as the specification says, if the
     /// signatures suffice for that too.
     ///
+    /// A signature has one form: nobody but the key's holder can make another of it that verifies. The library asks no more:
+    /// it takes an `R` of small order, which the holder alone can make, and which some servers refuse. Bring no keys of small
+    /// order; any signature would do for them (SECURITY V18).
+    ///
     /// # Errors
     /// [`SignatureRefusal`] when a required signature does not verify with the keys given.
     pub fn verify(self, keys: &PublicKeyMap) -> Result<VerifiedPdu, SignatureRefusal> {

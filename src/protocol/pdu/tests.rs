@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomVersionId, ServerName, canonical_json::redact,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomVersionId, ServerName,
+    canonical_json::redact,
+    serde::{Base64, base64::Standard},
     signatures::PublicKeyMap,
 };
 use serde_json::{Value, json};
@@ -512,6 +514,52 @@ fn no_changed_content_makes_an_unsigned_invite_of_one_for_a_third_party_token() 
         // What its sender's server signed is an invite all the same.
         let signed = verify(changed, &version_id, &public_keys([server("resident.test")])).unwrap();
         assert!(signed.content_was_redacted(), "version {version_id}");
+    }
+}
+
+/// The order of the curve's base point, little-endian.
+const GROUP_ORDER: [u8; 32] = [
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+];
+
+#[test]
+fn a_signature_has_one_form() {
+    // SECURITY V18
+    let version_id = RoomVersionId::V10;
+    let right = knock(&version_id);
+    let json = serde_json::to_value(&right).unwrap();
+    let own = Base64::<Standard>::parse(json["signatures"]["peer.test"]["ed25519:fixture"].as_str().unwrap()).unwrap();
+    let (r, s) = own.as_bytes().split_at(32);
+    let mut carry = 0_u16;
+    let other_s: Vec<u8> = s
+        .iter()
+        .zip(GROUP_ORDER)
+        .map(|(byte, added)| {
+            let sum = u16::from(*byte) + u16::from(added) + carry;
+            carry = sum >> 8;
+            u8::try_from(sum & 0xff).unwrap()
+        })
+        .collect();
+    // The neutral element, as it is written and as nobody may write it: y = 1, and y = 1 + p.
+    let neutral: Vec<u8> = [1].into_iter().chain([0; 31]).collect();
+    let other_neutral: Vec<u8> = [0xee].into_iter().chain([0xff; 30]).chain([0x7f]).collect();
+    let mut weak_keys = public_keys([server("peer.test")]);
+    weak_keys.get_mut("peer.test").unwrap().insert("ed25519:fixture".to_owned(), Base64::new(neutral.clone()));
+    let keys = public_keys([server("peer.test")]);
+    let table = [
+        ("as it was", &keys, r, s, true),
+        ("S and the group's order", &keys, r, &other_s, false),
+        ("another R", &keys, &neutral, s, false),
+        // Of a key of small order anything goes, but in one form too.
+        ("any, of a weak key", &weak_keys, &neutral, &[0; 32], true),
+        ("R in another form", &weak_keys, &other_neutral, &[0; 32], false),
+    ];
+    for (what, keys, r, s, expected) in table {
+        let signature = Base64::<Standard, _>::new([r, s].concat()).encode();
+        let signatures = json!({ "peer.test": { "ed25519:fixture": signature } });
+        let verdict = verify(with(right.clone(), "signatures", Some(signatures)), &version_id, keys);
+        assert_eq!(verdict.is_ok(), expected, "{what}: {verdict:?}");
     }
 }
 
