@@ -1,7 +1,7 @@
 //! The body of `send_knock`, `send_leave` and `send_join`: each refusal, and which of two comes first.
 //! May not: ask a room; nothing here depends on its state.
 
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomVersionId, ServerName};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, RoomVersionId, ServerName};
 use serde_json::{Value, json};
 
 use super::{
@@ -77,6 +77,17 @@ fn right_event(kind: HandshakeKind) -> (RoomFixture, CanonicalJsonObject) {
     (room, object)
 }
 
+fn expected<'a>(kind: HandshakeKind, room: &'a RoomFixture, event_id: &'a EventId) -> Handshake<'a> {
+    Handshake {
+        kind,
+        version: room.version(),
+        room_id: room.room_id(),
+        event_id,
+        origin: server("peer.test"),
+        now: NOW,
+    }
+}
+
 /// What the checks find, all of them, on an event with these faults.
 fn refusal_of(kind: HandshakeKind, faults: &[Fault]) -> Option<HandshakeRefusal> {
     let (room, mut object) = right_event(kind);
@@ -94,18 +105,20 @@ fn refusal_of(kind: HandshakeKind, faults: &[Fault]) -> Option<HandshakeRefusal>
     } else {
         event_id_of(&object, room.version()).unwrap()
     };
-    let expected = Handshake {
-        kind,
-        version: room.version(),
-        room_id: room.room_id(),
-        event_id: &event_id,
-        origin: server("peer.test"),
-        now: NOW,
-    };
-    match HandshakeShape::parse(object, &expected) {
+    match HandshakeShape::parse(object, &expected(kind, &room, &event_id)) {
         Ok(shape) => shape.verify(&public_keys([server("peer.test")])).err(),
         Err(refusal) => Some(refusal),
     }
+}
+
+/// What the checks of the structure say to a body whose id is the one in the path.
+fn shape_of(
+    kind: HandshakeKind,
+    room: &RoomFixture,
+    object: CanonicalJsonObject,
+) -> Result<HandshakeShape, HandshakeRefusal> {
+    let event_id = event_id_of(&object, room.version()).unwrap();
+    HandshakeShape::parse(object, &expected(kind, room, &event_id))
 }
 
 #[test]
@@ -141,16 +154,7 @@ fn each_endpoint_takes_its_own_membership_only() {
     let pairs = KINDS.iter().flat_map(|kind| KINDS.iter().map(move |other| (*kind, *other)));
     for (kind, other) in pairs.filter(|(kind, other)| kind != other) {
         let (room, object) = right_event(other);
-        let event_id = event_id_of(&object, room.version()).unwrap();
-        let expected = Handshake {
-            kind,
-            version: room.version(),
-            room_id: room.room_id(),
-            event_id: &event_id,
-            origin: server("peer.test"),
-            now: NOW,
-        };
-        let refusal = HandshakeShape::parse(object, &expected).err();
+        let refusal = shape_of(kind, &room, object).err();
         assert_eq!(refusal, Some(HandshakeRefusal::WrongMembership), "{kind:?}");
     }
 }
@@ -162,15 +166,7 @@ fn what_was_verified_is_of_one_kind_alone() {
             let (room, object) = right_event(kind);
             let event_id = event_id_of(&object, room.version()).unwrap();
             let origin = server("peer.test");
-            let expected = Handshake {
-                kind,
-                version: room.version(),
-                room_id: room.room_id(),
-                event_id: &event_id,
-                origin,
-                now: NOW,
-            };
-            let shape = HandshakeShape::parse(object, &expected).unwrap();
+            let shape = shape_of(kind, &room, object).unwrap();
             assert_eq!(shape.pdu().event_id(), event_id);
             let required = shape.required_signatures().unwrap();
             assert_eq!(required.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["peer.test"]);
@@ -188,16 +184,7 @@ fn a_clock_may_be_a_day_ahead_and_any_time_behind() {
     for (timestamp, is_refused) in [(0, false), (NOW.0, false), (greatest.0, false), (greatest.0 + 1, true)] {
         let (room, mut object) = right_event(HandshakeKind::Knock);
         put(&mut object, "origin_server_ts", json!(timestamp));
-        let event_id = event_id_of(&object, room.version()).unwrap();
-        let expected = Handshake {
-            kind: HandshakeKind::Knock,
-            version: room.version(),
-            room_id: room.room_id(),
-            event_id: &event_id,
-            origin: server("peer.test"),
-            now: NOW,
-        };
-        let refusal = HandshakeShape::parse(object, &expected).err();
+        let refusal = shape_of(HandshakeKind::Knock, &room, object).err();
         assert_eq!(refusal == Some(HandshakeRefusal::TimestampAhead), is_refused, "{timestamp}");
         assert_eq!(refusal.is_some(), is_refused, "{timestamp}");
     }
@@ -209,16 +196,7 @@ fn a_content_may_have_4096_bytes() {
         let (room, mut object) = right_event(HandshakeKind::Knock);
         let bare = r#"{"membership":"knock","reason":""}"#.len();
         put_content(&mut object, "reason", json!("x".repeat(bytes - bare)));
-        let event_id = event_id_of(&object, room.version()).unwrap();
-        let expected = Handshake {
-            kind: HandshakeKind::Knock,
-            version: room.version(),
-            room_id: room.room_id(),
-            event_id: &event_id,
-            origin: server("peer.test"),
-            now: NOW,
-        };
-        let refusal = HandshakeShape::parse(object, &expected).err();
+        let refusal = shape_of(HandshakeKind::Knock, &room, object).err();
         assert_eq!(refusal == Some(HandshakeRefusal::ContentTooLarge), is_refused, "{bytes}: {refusal:?}");
     }
 }
@@ -229,16 +207,12 @@ fn a_reason_changed_on_the_way_is_dropped_and_the_knock_stands() {
     put_content(&mut object, "reason", json!("put in on the way"));
     let event_id = event_id_of(&object, room.version()).unwrap();
     let origin = server("peer.test");
-    let expected = Handshake {
-        kind: HandshakeKind::Knock,
-        version: room.version(),
-        room_id: room.room_id(),
-        event_id: &event_id,
-        origin,
-        now: NOW,
-    };
-    let knock =
-        HandshakeShape::parse(object, &expected).unwrap().verify(&public_keys([origin])).unwrap().into_knock().unwrap();
+    let knock = shape_of(HandshakeKind::Knock, &room, object)
+        .unwrap()
+        .verify(&public_keys([origin]))
+        .unwrap()
+        .into_knock()
+        .unwrap();
     assert_eq!(knock.pdu().reason(), None);
     assert_eq!(knock.pdu().membership(), Some(MembershipState::Knock));
     assert_eq!(knock.pdu().event_id(), event_id);
@@ -272,15 +246,7 @@ fn a_body_in_which_a_foreign_id_stands_keeps_its_own() {
     assert_eq!(pdu_from(&object, room.version()).event_id(), event_id);
     put(&mut object, "event_id", json!("$foreign:peer.test"));
     put(&mut object, "unsigned", json!({ "age": 5 }));
-    let expected = Handshake {
-        kind: HandshakeKind::Knock,
-        version: room.version(),
-        room_id: room.room_id(),
-        event_id: &event_id,
-        origin: server("peer.test"),
-        now: NOW,
-    };
-    let shape = HandshakeShape::parse(object, &expected).unwrap();
+    let shape = HandshakeShape::parse(object, &expected(HandshakeKind::Knock, &room, &event_id)).unwrap();
     assert!(!shape.pdu().json().contains("foreign") && !shape.pdu().json().contains("unsigned"));
 }
 
@@ -293,19 +259,6 @@ fn restricted_join(version_id: &RoomVersionId, vouching: Value) -> (RoomFixture,
     (room, object)
 }
 
-fn join_shape(room: &RoomFixture, object: CanonicalJsonObject) -> Result<HandshakeShape, HandshakeRefusal> {
-    let event_id = event_id_of(&object, room.version()).unwrap();
-    let expected = Handshake {
-        kind: HandshakeKind::Join,
-        version: room.version(),
-        room_id: room.room_id(),
-        event_id: &event_id,
-        origin: server("peer.test"),
-        now: NOW,
-    };
-    HandshakeShape::parse(object, &expected)
-}
-
 #[test]
 fn a_join_that_we_vouch_for_needs_both_signatures() {
     let (us, origin) = (server("resident.test"), server("peer.test"));
@@ -314,7 +267,7 @@ fn a_join_that_we_vouch_for_needs_both_signatures() {
         let (room, object) = restricted_join(&version_id, json!(ALICE));
         let event_id = event_id_of(&object, room.version()).unwrap();
         // Without ours it does not verify, though our key is known.
-        let bare = join_shape(&room, object.clone()).unwrap();
+        let bare = shape_of(HandshakeKind::Join, &room, object.clone()).unwrap();
         let required: Vec<_> = bare.required_signatures().unwrap().into_keys().collect();
         assert_eq!(required, [origin, us], "version {version_id}");
         let refused = bare.verify(&public_keys([origin, us])).err();
@@ -323,7 +276,7 @@ fn a_join_that_we_vouch_for_needs_both_signatures() {
             "version {version_id}: {refused:?}"
         );
         // With ours it does, and the caller need not bring our key.
-        let mut shape = join_shape(&room, object.clone()).unwrap();
+        let mut shape = shape_of(HandshakeKind::Join, &room, object.clone()).unwrap();
         assert_eq!(shape.authorised_via().unwrap(), ALICE);
         shape.cosign(&identity(us)).unwrap();
         let required: Vec<_> = shape.required_signatures().unwrap().into_keys().collect();
@@ -335,7 +288,7 @@ fn a_join_that_we_vouch_for_needs_both_signatures() {
         let signers: Vec<_> = signatures.as_object().unwrap().keys().cloned().collect();
         assert_eq!(signers, ["peer.test", "resident.test"], "version {version_id}");
         // Ours stands for nobody else's.
-        let mut shape = join_shape(&room, object).unwrap();
+        let mut shape = shape_of(HandshakeKind::Join, &room, object).unwrap();
         shape.cosign(&identity(us)).unwrap();
         assert!(shape.verify(&public_keys([us])).is_err(), "version {version_id}");
     }
@@ -345,21 +298,12 @@ fn a_join_that_we_vouch_for_needs_both_signatures() {
 fn we_vouch_for_no_join_but_that_of_our_own_user() {
     let us = identity(server("resident.test"));
     let (room, object) = restricted_join(&RoomVersionId::V10, json!("@carol:third.test"));
-    let mut shape = join_shape(&room, object).unwrap();
+    let mut shape = shape_of(HandshakeKind::Join, &room, object).unwrap();
     assert_eq!(shape.cosign(&us), Err(JoinRefusal::UnableToGrant));
     assert_eq!(shape.required_signatures().unwrap().len(), 2, "nothing was signed");
     for kind in KINDS {
         let (room, object) = right_event(kind);
-        let event_id = event_id_of(&object, room.version()).unwrap();
-        let expected = Handshake {
-            kind,
-            version: room.version(),
-            room_id: room.room_id(),
-            event_id: &event_id,
-            origin: server("peer.test"),
-            now: NOW,
-        };
-        let mut shape = HandshakeShape::parse(object, &expected).unwrap();
+        let mut shape = shape_of(kind, &room, object).unwrap();
         let before = shape.pdu().json().to_owned();
         assert!(matches!(shape.cosign(&us), Err(JoinRefusal::BadContent { .. })), "{kind:?}");
         assert_eq!(shape.pdu().json(), before);
@@ -368,16 +312,7 @@ fn we_vouch_for_no_join_but_that_of_our_own_user() {
     let mut room = RoomFixture::knockable(RoomVersionId::V10).build();
     let knock = EventSpec::knock(BOB).with("join_authorised_via_users_server", json!(ALICE));
     let object = room.make(knock).to_object().unwrap();
-    let event_id = event_id_of(&object, room.version()).unwrap();
-    let expected = Handshake {
-        kind: HandshakeKind::Knock,
-        version: room.version(),
-        room_id: room.room_id(),
-        event_id: &event_id,
-        origin: server("peer.test"),
-        now: NOW,
-    };
-    let mut shape = HandshakeShape::parse(object, &expected).unwrap();
+    let mut shape = shape_of(HandshakeKind::Knock, &room, object).unwrap();
     assert!(matches!(shape.cosign(&us), Err(JoinRefusal::BadContent { .. })));
 }
 
@@ -399,7 +334,7 @@ fn who_vouches_for_a_join_is_a_user_where_the_version_knows_that() {
         let mut room = RoomFixture::with_join_rule(version_id.clone(), Some("public")).build();
         let mut object = room.make(EventSpec::join(BOB)).to_object().unwrap();
         put_content(&mut object, "join_authorised_via_users_server", vouching.clone());
-        let refusal = join_shape(&room, object).err();
+        let refusal = shape_of(HandshakeKind::Join, &room, object).err();
         assert_eq!(refusal.is_none(), is_right, "version {version_id}, {vouching}: {refusal:?}");
         assert!(is_right || matches!(refusal, Some(HandshakeRefusal::BadFormat { .. })), "{refusal:?}");
     }
@@ -411,7 +346,7 @@ fn a_join_whose_voucher_was_put_in_on_the_way_is_not_vouched_for() {
     let mut room = RoomFixture::with_join_rule(RoomVersionId::V8, Some("restricted")).build();
     let mut object = room.make(EventSpec::join(BOB)).to_object().unwrap();
     put_content(&mut object, "join_authorised_via_users_server", json!(ALICE));
-    let mut shape = join_shape(&room, object).unwrap();
+    let mut shape = shape_of(HandshakeKind::Join, &room, object).unwrap();
     shape.cosign(&identity(us)).unwrap();
     let join = shape.verify(&public_keys([server("peer.test")])).unwrap().into_join().unwrap();
     assert_eq!(join.authorised_via(), None, "version 8 signs nothing of the key, so the hash of the content decides");
