@@ -292,11 +292,18 @@ pub async fn messages_wait_until_they_are_acknowledged(world: &mut World) {
         let (user_id, device_id) = (bob.clone(), phone().to_owned());
         KeyChange::AcknowledgeToDevice { user_id, device_id, up_to }
     };
+    keys(world, vec![acknowledge(StreamPosition::START)]).await;
+    assert_eq!(inbox(world, &bob, phone()).await, ["1", "2", "3"]);
     keys(world, vec![acknowledge(first)]).await;
     assert_eq!(inbox(world, &bob, phone()).await, ["3"]);
     keys(world, vec![acknowledge(second)]).await;
     assert_eq!(inbox(world, &bob, phone()).await, [""; 0]);
+    // What comes and is acknowledged in one commit is gone too, whatever position that gets.
+    keys(world, vec![send(&bob, phone(), "5"), acknowledge(NEVER)]).await;
+    assert_eq!(inbox(world, &bob, phone()).await, [""; 0]);
     assert_eq!(inbox(world, &bob, laptop()).await, ["4"]);
+    assert_eq!(between(first, first, ALL).await, []);
+    assert_eq!(between(NEVER, NEVER, ALL).await, []);
 }
 
 /// A message that comes again changes nothing.

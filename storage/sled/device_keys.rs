@@ -2,6 +2,7 @@
 //! May not: write, or know whether a key is good.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
@@ -74,16 +75,11 @@ impl DeviceKeyReader for DeviceKeys {
 
     fn changed_lists(&self, after: StreamPosition, up_to: StreamPosition) -> Read<'_, Vec<OwnedUserId>> {
         scan(&self.views, Subject::EVERYTHING, move |index| {
-            let table = Key::of(Table::DeviceListChange);
-            let first = table.clone().number(after.next().0).into_bytes();
-            let end = up_to
-                .0
-                .checked_add(1)
-                .map_or_else(|| table.clone().after(), |end| table.clone().number(end).into_bytes());
             if after >= up_to {
                 return Ok(Vec::new());
             }
-            let users = index.range(first..end).map(|entry| {
+            let table = Key::of(Table::DeviceListChange);
+            let users = index.range(positions(&table, after, up_to)).map(|entry| {
                 let (key, _) = entry?;
                 let mut parts = KeyParts::of(&key);
                 let user_id = parts.number().and_then(|_| parts.last()).and_then(parsed);
@@ -120,19 +116,17 @@ impl InboxReader for DeviceKeys {
     ) -> Read<'a, Vec<ToDeviceMessage>> {
         let rows = inbox(user_id, device_id);
         scan(&self.views, Subject::user(user_id), move |index| {
-            let first = rows.clone().number(after.next().0).into_bytes();
-            let mut messages = Vec::new();
-            for entry in index.range(first..rows.clone().after()).take(limit) {
+            if after >= up_to {
+                return Ok(Vec::new());
+            }
+            let messages = index.range(positions(&rows, after, up_to)).take(limit).map(|entry| {
                 let (key, value) = entry?;
                 let mut parts = KeyParts::of(&key);
                 let position = parts.text().and_then(|_| parts.text()).and_then(|_| parts.number());
                 let position = StreamPosition(position.ok_or_else(|| damaged("inbox"))?);
-                if position > up_to {
-                    break;
-                }
-                messages.push(ToDeviceMessage { position, event: TextValue::from_bytes(&value)?.0 });
-            }
-            Ok(messages)
+                Ok(ToDeviceMessage { position, event: TextValue::from_bytes(&value)?.0 })
+            });
+            messages.collect()
         })
     }
 
@@ -142,6 +136,11 @@ impl InboxReader for DeviceKeys {
             Ok(waiting.map_or(0, |waiting| waiting.0))
         })
     }
+}
+
+/// The keys below a beginning that go on with a position after one and not after another.
+fn positions(begin: &Key, after: StreamPosition, up_to: StreamPosition) -> Range<Vec<u8>> {
+    begin.clone().number(after.next().0).into_bytes()..begin.clone().number(up_to.0).after()
 }
 
 fn signature((key, value): (sled::IVec, sled::IVec)) -> Result<KeySignature, StorageError> {

@@ -16,6 +16,7 @@ pub(crate) use self::receipts::receipt_key;
 pub(crate) use self::room::transaction_key;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use vestibule_protocol::stream::StreamPosition;
 use vestibule_storage::{
@@ -127,12 +128,16 @@ impl Draft<'_> {
 
     /// The entries whose keys begin with a prefix.
     fn under(&self, prefix: &Key) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CommitError> {
+        self.between(prefix.as_bytes().to_vec()..prefix.clone().after())
+    }
+
+    /// The entries between two keys.
+    fn between(&self, range: Range<Vec<u8>>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CommitError> {
         let mut entries = BTreeMap::new();
-        for entry in self.index.under(prefix) {
+        for entry in self.index.range(range.clone()) {
             let (key, value) = entry.map_err(|error| not_written(error.into()))?;
             entries.insert(key.to_vec(), value.to_vec());
         }
-        let range = prefix.as_bytes().to_vec()..prefix.clone().after();
         for (key, value) in self.batch.range(range.clone()).chain(self.changes.range(range)) {
             match value {
                 Some(value) => entries.insert(key.clone(), value.clone()),

@@ -18,7 +18,7 @@ use vestibule_storage::{
 use super::{Draft, edu_key};
 use crate::device_values::DeviceListValue;
 use crate::fields::StoredForm;
-use crate::keys::{Key, KeyParts, Table};
+use crate::keys::{Key, Table};
 use crate::values::{CounterValue, TextValue};
 
 /// What changes do beyond the rows of accounts.
@@ -222,14 +222,11 @@ impl Draft<'_> {
         device_id: &DeviceId,
         up_to: StreamPosition,
     ) -> Result<(), CommitError> {
+        let rows = inbox(user_id, device_id);
         let mut gone = 0;
-        for row in self.under(&inbox(user_id, device_id))?.into_keys() {
-            let mut parts = KeyParts::of(&row);
-            let position = parts.text().and_then(|_| parts.text()).and_then(|_| parts.number());
-            if position.is_some_and(|position| position <= up_to.0) {
-                gone += 1;
-                self.changes.insert(row, None);
-            }
+        for row in self.between(rows.as_bytes().to_vec()..rows.number(up_to.0).after())?.into_keys() {
+            gone += 1;
+            self.changes.insert(row, None);
         }
         self.count_inbox(user_id, device_id, |waiting| waiting.saturating_sub(gone))
     }
