@@ -161,10 +161,14 @@ pub async fn device_is_named_anew(world: &mut World) {
 /// Keys are given out in the order in which they came.
 pub async fn one_time_keys_keep_the_order_of_their_uploads(world: &mut World) {
     let bob = devices(world).await;
-    keys(world, vec![add(&bob, phone(), vec![key("z"), key("b"), key_of("other", "m")])]).await;
-    keys(world, vec![add(&bob, phone(), vec![key("a"), key("z")]), add(&bob, laptop(), vec![key("l")])]).await;
+    keys(world, vec![add(&bob, phone(), vec![key("z"), key("b"), key("z"), key_of("other", "m")])]).await;
+    // A name that is taken: what came first stays.
+    let other = PublishedKey { key: "\"other\"".to_owned(), ..key("z") };
+    keys(world, vec![add(&bob, phone(), vec![key("a"), other]), add(&bob, laptop(), vec![key("l")])]).await;
     let expected = ["other:m", "signed_curve25519:z", "signed_curve25519:b", "signed_curve25519:a"];
     assert_eq!(one_time_ids(world, &bob).await, expected);
+    let stored = world.stores().device_keys.one_time_keys(&bob, phone()).await.unwrap();
+    assert_eq!(stored[1], key("z"));
     assert_eq!(one_time_ids(world, &local("bobby")).await, [""; 0]);
 }
 

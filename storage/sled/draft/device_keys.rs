@@ -52,14 +52,7 @@ impl Draft<'_> {
             }
             KeyChange::AddOneTimeKeys { user_id, device_id, keys } => {
                 self.device_must_exist(user_id, device_id)?;
-                for key in keys {
-                    if self.one_time_key(user_id, device_id, &key.algorithm, &key.key_id)?.is_none() {
-                        let row = of_device(Table::OneTimeKey, user_id).text(device_id.as_str()).text(&key.algorithm);
-                        let row = row.number(self.position.0).part(effects.one_time_keys_added);
-                        effects.one_time_keys_added = effects.one_time_keys_added.saturating_add(1);
-                        self.put(row, key);
-                    }
-                }
+                self.add_one_time_keys(user_id, device_id, keys, effects)?;
                 Some(user_id)
             }
             KeyChange::ClaimOneTimeKey { user_id, device_id, algorithm, key_id } => {
@@ -149,6 +142,30 @@ impl Draft<'_> {
     fn device_must_exist(&self, user_id: &UserId, device_id: &DeviceId) -> Result<(), CommitError> {
         let exists = self.contains(&device_key(user_id, device_id))?;
         if exists { Ok(()) } else { Err(CommitError::Conflict(Conflict::NoSuchDevice)) }
+    }
+
+    /// Reads the keys that are there once, not for each that comes: the thread that writes for everybody does it.
+    fn add_one_time_keys(
+        &mut self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        keys: &[PublishedKey],
+        effects: &mut Effects,
+    ) -> Result<(), CommitError> {
+        let rows = of_device(Table::OneTimeKey, user_id).text(device_id.as_str());
+        let mut known = BTreeSet::new();
+        for stored in self.under(&rows)?.into_values() {
+            let stored = PublishedKey::from_bytes(&stored).map_err(super::not_written)?;
+            known.insert((stored.algorithm, stored.key_id));
+        }
+        for key in keys {
+            if known.insert((key.algorithm.clone(), key.key_id.clone())) {
+                let row = rows.clone().text(&key.algorithm).number(self.position.0).part(effects.one_time_keys_added);
+                effects.one_time_keys_added = effects.one_time_keys_added.saturating_add(1);
+                self.put(row, key);
+            }
+        }
+        Ok(())
     }
 
     /// Where a key for one use is kept. A device has few of them, so that no index by id is needed.
