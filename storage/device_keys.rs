@@ -171,7 +171,7 @@ pub enum KeyChange {
     },
     /// Adds a signature to a key.
     PutSignature(KeySignature),
-    /// A user's list of devices or cross-signing keys changed.
+    /// A user's list of devices or cross-signing keys changed. What another server said of the user before goes.
     ListChanged {
         /// Whose.
         user_id: OwnedUserId,
@@ -255,6 +255,6 @@ pub trait DeviceKeyReader: Send + Sync {
     /// The stream id of the newest news of a user's list.
     fn list_stream_id<'a>(&'a self, user_id: &'a UserId) -> Read<'a, Option<u64>>;
 
-    /// What is kept of another server's user. `None` too if the user's list changed since that server was asked.
+    /// What is kept of another server's user: nothing if the user's list changed since that server was asked.
     fn remote_keys<'a>(&'a self, user_id: &'a UserId) -> Read<'a, Option<RemoteKeys>>;
 }

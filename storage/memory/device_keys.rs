@@ -184,6 +184,7 @@ impl DeviceKeys {
                 effects.edus.push((destinations.clone(), EduContent::SigningKeys { user_id: user_id.clone() }));
             }
         }
+        self.remote.remove(user_id);
         self.lists.insert(user_id.clone(), ListState { changed_at: position, stream_id });
     }
 }
@@ -250,11 +251,7 @@ impl DeviceKeyReader for MemoryStorage {
     }
 
     fn remote_keys<'a>(&'a self, user_id: &'a UserId) -> Read<'a, Option<RemoteKeys>> {
-        self.read(|kept| {
-            let keys = kept.accounts.keys.remote.get(user_id).cloned();
-            let changed_at = kept.accounts.keys.lists.get(user_id).map(|list| list.changed_at);
-            Ok(keys.filter(|keys| changed_at.is_none_or(|changed_at| changed_at <= keys.as_of)))
-        })
+        self.read(|kept| Ok(kept.accounts.keys.remote.get(user_id).cloned()))
     }
 }
 

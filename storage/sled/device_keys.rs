@@ -15,7 +15,7 @@ use vestibule_storage::{
 };
 
 use crate::device_values::DeviceListValue;
-use crate::draft::{inbox, inbox_size_key, list_key, still_counts, usage_of};
+use crate::draft::{inbox, inbox_size_key, list_key, remote_keys_key, usage_of};
 use crate::fields::StoredForm;
 use crate::keys::{Key, KeyParts, Table};
 use crate::values::{CounterValue, TextValue, parsed};
@@ -97,11 +97,7 @@ impl DeviceKeyReader for DeviceKeys {
     }
 
     fn remote_keys<'a>(&'a self, user_id: &'a UserId) -> Read<'a, Option<RemoteKeys>> {
-        point(&self.views, Subject::EVERYTHING, move |index| {
-            let keys: Option<RemoteKeys> = index.value(&Key::of(Table::RemoteKeys).last(user_id.as_str()))?;
-            let list: Option<DeviceListValue> = index.value(&list_key(user_id))?;
-            Ok(keys.filter(|keys| still_counts(keys, list)))
-        })
+        point(&self.views, Subject::SINGLE, move |index| index.value(&remote_keys_key(user_id)))
     }
 }
 

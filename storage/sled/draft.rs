@@ -10,7 +10,7 @@ mod receipts;
 mod room;
 
 pub(crate) use self::accounts::account_data_key;
-pub(crate) use self::device_keys::{inbox, inbox_size_key, list_key, still_counts, usage_of};
+pub(crate) use self::device_keys::{inbox, inbox_size_key, list_key, remote_keys_key, usage_of};
 pub(crate) use self::outbox::{edu_key, outbox_key};
 pub(crate) use self::receipts::receipt_key;
 pub(crate) use self::room::transaction_key;

@@ -9,8 +9,7 @@ use vestibule_storage::{
     accounts::Device,
     commit::{CommitError, Conflict},
     device_keys::{
-        FallbackKey, KeyChange, KeyUsage, ListNews, MessageSource, PublishedKey, RemoteKeys, SEEN_PER_SOURCE,
-        news_stream_id,
+        FallbackKey, KeyChange, KeyUsage, ListNews, MessageSource, PublishedKey, SEEN_PER_SOURCE, news_stream_id,
     },
     outbox::{EduContent, OutboxPlace},
 };
@@ -94,7 +93,7 @@ impl Draft<'_> {
             KeyChange::PutRemoteKeys { user_id, keys } => {
                 let list: Option<DeviceListValue> = self.value(&list_key(user_id))?;
                 if list.is_none_or(|list| list.changed_at <= keys.as_of.0) {
-                    self.put(Key::of(Table::RemoteKeys).last(user_id.as_str()), keys);
+                    self.put(remote_keys_key(user_id), keys);
                 }
                 None
             }
@@ -217,6 +216,10 @@ impl Draft<'_> {
             ListNews::SigningKeys { destinations } => {
                 self.queue_edu(destinations, &EduContent::SigningKeys { user_id: user_id.clone() }, effects);
             }
+        }
+        let outdated = remote_keys_key(&user_id);
+        if self.contains(&outdated)? {
+            self.delete(outdated);
         }
         let changed_at = self.position.0;
         self.put_key(list_change_key(changed_at, &user_id));
@@ -343,7 +346,7 @@ pub(crate) fn usage_of(number: u32) -> Option<KeyUsage> {
         .find(|usage| usage_number(*usage) == number)
 }
 
-/// What is kept of a remote user counts until that user's list changes.
-pub(crate) fn still_counts(keys: &RemoteKeys, list: Option<DeviceListValue>) -> bool {
-    list.is_none_or(|list| list.changed_at <= keys.as_of.0)
+/// Where another server's keys of a user are kept, until the user's list changes.
+pub(crate) fn remote_keys_key(user_id: &UserId) -> Key {
+    Key::of(Table::RemoteKeys).last(user_id.as_str())
 }
