@@ -1,7 +1,9 @@
 //! Facts about what is there after the engine was closed and opened again.
 //! May not: crash the engine; its own tests do that at named points.
 
-use ruma::{RoomVersionId, ServerName, events::room::member::MembershipState};
+use std::collections::BTreeSet;
+
+use ruma::{OwnedDeviceId, RoomVersionId, ServerName, events::room::member::MembershipState};
 
 use super::{
     Reopening, World,
@@ -15,6 +17,7 @@ use super::{
 use crate::{
     accounts::{AccountChange, Alias},
     commit::{Commit, CommitError, Conflict},
+    device_keys::{KeyChange, KeySignature, KeyUsage, ListNews, PublishedKey, RemoteKeys},
     outbox::{OutboxDone, OutboxPlace},
     receipts::ReceiptCommit,
     room::{Progress, RoomCommit},
@@ -98,12 +101,64 @@ async fn full_accounts(world: &World, room: &RoomFixture, questions: &mut Questi
     questions.servers.insert("there.example".try_into().unwrap());
 }
 
+/// Everything that Bob's phone, which is there, needs to encrypt, and what other servers must hear of it.
+async fn full_keys(world: &World, questions: &mut Questions) {
+    let (bob, dan) = (local("bob"), remote("dan"));
+    let device_id: OwnedDeviceId = "PHONE".into();
+    let key = |algorithm: &str, key_id: &str| PublishedKey {
+        algorithm: algorithm.to_owned(),
+        key_id: key_id.to_owned(),
+        key: "\"key\"".to_owned(),
+    };
+    let destinations = BTreeSet::from([THERE.try_into().unwrap()]);
+    let (fallback, claimed) = (key("curve", "f"), key("curve", "b"));
+    let as_of = world.stores().stream.position();
+    questions.users.extend([bob.clone(), dan.clone()]);
+    let signature = KeySignature {
+        target: bob.clone(),
+        target_key: "master".to_owned(),
+        signer: bob.clone(),
+        key_id: "ed25519:PHONE".to_owned(),
+        signature: "signature".to_owned(),
+    };
+    let one_time = vec![key("other", "a"), claimed.clone(), key("curve", "a")];
+    let changes = vec![
+        KeyChange::PutDeviceKeys { user_id: bob.clone(), device_id: device_id.clone(), keys: "{}".to_owned() },
+        KeyChange::AddOneTimeKeys { user_id: bob.clone(), device_id: device_id.clone(), keys: one_time },
+        KeyChange::ClaimOneTimeKey {
+            user_id: bob.clone(),
+            device_id: device_id.clone(),
+            algorithm: claimed.algorithm,
+            key_id: claimed.key_id,
+        },
+        KeyChange::PutFallbackKey { user_id: bob.clone(), device_id: device_id.clone(), key: fallback.clone() },
+        KeyChange::UseFallbackKey {
+            user_id: bob.clone(),
+            device_id: device_id.clone(),
+            algorithm: fallback.algorithm,
+            key_id: fallback.key_id,
+        },
+        KeyChange::PutCrossSigningKey { user_id: bob.clone(), usage: KeyUsage::Master, key: "{}".to_owned() },
+        KeyChange::PutSignature(signature),
+        KeyChange::ListChanged {
+            user_id: bob.clone(),
+            wakes: BTreeSet::new(),
+            news: ListNews::Device { device_id: device_id.clone(), destinations: destinations.clone() },
+        },
+        KeyChange::PutRemoteKeys { user_id: dan, keys: RemoteKeys { keys: "{}".to_owned(), as_of } },
+        KeyChange::SendToDevice { user_id: bob, device_id, event: "{}".to_owned() },
+        KeyChange::SendEdu { destinations, edu: "{}".to_owned() },
+    ];
+    world.accounts(changes.into_iter().map(AccountChange::Keys).collect()).await;
+}
+
 /// Closing loses nothing and changes nothing.
 pub async fn everything_is_there_after_reopening(world: &mut World) {
     let fixtures = full_rooms(world).await;
     let mut questions = Questions::of_rooms(&fixtures);
     questions.add_room(&full_elsewhere(world).await);
     full_accounts(world, &fixtures[0], &mut questions).await;
+    full_keys(world, &mut questions).await;
     let end = world.stores().stream.position();
     let halfway = vestibule_protocol::stream::StreamPosition(end.0 / 2);
     questions.positions.extend([halfway, end]);

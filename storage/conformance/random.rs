@@ -1,6 +1,7 @@
 //! The property that sums up the suite: whatever is committed, an engine answers as the reference model does.
 //! May not: draw randomness that cannot be drawn again; the seed is printed, and taken from the environment.
 
+mod keys;
 mod steps;
 
 use proptest::{
@@ -25,7 +26,9 @@ use crate::{
     outbox::{OutboxDone, OutboxPlace, OutboxReader},
     receipts::{ReceiptCommit, ReceiptKind, ReceiptThread},
     room::{Progress, RoomCommit},
+    stream::StreamReader,
 };
+use keys::key_change;
 use steps::{AccountStep, DEVICES, ElsewhereStep, KINDS, NAMES, RoomStep, SERVERS, Step, step};
 
 /// Set it to the number that a failed run printed to draw the same again.
@@ -185,12 +188,18 @@ impl Twins {
         self.commit_room(commit).await
     }
 
-    /// The peer took one of its rows, or says again that it took one that is gone.
+    /// The peer took one of its rows and one of its EDUs, or says again that it took some that are gone.
     async fn deliver(&mut self, destination: &ServerName, row: usize) -> Result<(), TestCaseError> {
         let pending = self.model.pending(destination, None, usize::MAX).await.unwrap();
-        let taken = row.checked_rem(pending.len()).map(|row| pending[row].place).unwrap_or_default();
-        let done = OutboxDone { destination: destination.to_owned(), places: vec![taken, OutboxPlace::default()] };
-        self.commit(Commit::OutboxDone(done)).await
+        let edus = self.model.edus(destination, None, usize::MAX).await.unwrap();
+        let taken = row.checked_rem(pending.len()).map(|row| pending[row].place);
+        let taken_edu = row.checked_rem(edus.len()).map(|edu| edus[edu].place);
+        let done = |taken: Option<OutboxPlace>| OutboxDone {
+            destination: destination.to_owned(),
+            places: vec![taken.unwrap_or_default(), OutboxPlace::default()],
+        };
+        self.commit(Commit::OutboxDone(done(taken))).await?;
+        self.commit(Commit::EdusDone(done(taken_edu))).await
     }
 
     async fn read(
@@ -336,6 +345,7 @@ impl Twins {
             AccountStep::Forget | AccountStep::Remember => {
                 AccountChange::SetForgotten { user_id, room_id, is_forgotten: false }
             }
+            AccountStep::Keys(step) => AccountChange::Keys(key_change(user, number, step, self.model.position())),
         }
     }
 

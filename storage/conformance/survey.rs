@@ -7,7 +7,8 @@ use std::{
 };
 
 use ruma::{
-    OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, events::StateEventType,
+    DeviceId, OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId, UserId,
+    events::StateEventType,
 };
 use vestibule_protocol::{
     state::StateVersion,
@@ -18,12 +19,15 @@ use super::fixture::RoomFixture;
 use crate::{
     accounts::TokenHash,
     commit::Stores,
+    device_keys::DeviceKeyReader,
     outbox::OutboxReader,
     room::{ClientTransaction, Direction, OutOfBand, OutOfBandRow, RoomReader, StoredEvent},
 };
 
 /// More than any test makes of anything.
 const ALL: usize = 10_000;
+/// After all that was ever committed.
+const END: StreamPosition = StreamPosition(u64::MAX);
 
 /// Question → answer, both as text, so that a difference is readable.
 pub type Answers = BTreeMap<String, String>;
@@ -90,6 +94,7 @@ pub async fn survey(stores: &Stores, questions: &Questions) -> Answers {
         ask_of_user(stores, user_id, questions, &mut answers).await;
     }
     ask_of_accounts(stores, questions, &mut answers).await;
+    ask_for_changed_lists(&*stores.device_keys, questions, &mut answers).await;
     ask_of_outbox(&*stores.outbox, &mut answers).await;
     answers
 }
@@ -178,6 +183,12 @@ async fn ask_of_outbox(outbox: &dyn OutboxReader, answers: &mut Answers) {
             put(answers, format!("2 rows for {destination} after {:?}", row.place), page);
         }
         put(answers, format!("rows for {destination}"), pending);
+        let edus = outbox.edus(destination, None, ALL).await.unwrap();
+        for edu in &edus {
+            let page = outbox.edus(destination, Some(edu.place), 2).await.unwrap();
+            put(answers, format!("2 EDUs for {destination} after {:?}", edu.place), page);
+        }
+        put(answers, format!("EDUs for {destination}"), edus);
     }
     put(answers, "destinations".to_owned(), destinations);
 }
@@ -275,12 +286,14 @@ async fn ask_of_user(stores: &Stores, user_id: &OwnedUserId, questions: &Questio
         let receipts = stores.receipts.receipts_of(room_id, user_id).await.unwrap();
         put(answers, about(&format!("receipts in {room_id}")), receipts);
     }
+    ask_for_keys(&*stores.device_keys, user_id, answers).await;
     let accounts = &stores.accounts;
     put(answers, about("user"), accounts.user(user_id).await.unwrap());
     put(answers, about("2 users after"), accounts.users(Some(user_id), 2).await.unwrap());
     for device_id in &questions.devices {
         let device = accounts.device(user_id, device_id).await.unwrap();
         put(answers, about(&format!("device {device_id}")), device);
+        ask_of_device(stores, (user_id, device_id), questions, answers).await;
     }
     let mut devices = accounts.devices(user_id).await.unwrap();
     devices.sort_by(|left, right| left.device_id.cmp(&right.device_id));
@@ -300,6 +313,47 @@ async fn ask_of_user(stores: &Stores, user_id: &OwnedUserId, questions: &Questio
         let mut rows = accounts.account_data_since(user_id, since).await.unwrap();
         rows.sort_by(|left, right| (&left.room_id, &left.kind).cmp(&(&right.room_id, &right.kind)));
         put(answers, about(&format!("account data since {since:?}")), rows);
+    }
+}
+
+async fn ask_of_device(
+    stores: &Stores,
+    (user_id, device_id): (&UserId, &DeviceId),
+    questions: &Questions,
+    answers: &mut Answers,
+) {
+    let about = |question: &str| format!("{user_id} {device_id}: {question}");
+    put(answers, about("one-time keys"), stores.device_keys.one_time_keys(user_id, device_id).await.unwrap());
+    let mut fallback_keys = stores.device_keys.fallback_keys(user_id, device_id).await.unwrap();
+    fallback_keys.sort_by(|left, right| left.key.cmp(&right.key));
+    put(answers, about("fallback keys"), fallback_keys);
+    put(answers, about("messages that wait"), stores.inboxes.waiting(user_id, device_id).await.unwrap());
+    for position in questions.positions.iter().copied().chain([StreamPosition::START]) {
+        for (after, up_to, limit) in [(position, END, ALL), (StreamPosition::START, position, ALL), (position, END, 1)]
+        {
+            let messages = stores.inboxes.messages(user_id, device_id, after, up_to, limit).await.unwrap();
+            put(answers, about(&format!("{limit} messages between {after:?} and {up_to:?}")), messages);
+        }
+    }
+}
+
+async fn ask_for_keys(keys: &dyn DeviceKeyReader, user_id: &UserId, answers: &mut Answers) {
+    let about = |question: &str| format!("{user_id}: {question}");
+    put(answers, about("device keys"), keys.device_keys(user_id).await.unwrap());
+    put(answers, about("cross-signing keys"), keys.cross_signing_keys(user_id).await.unwrap());
+    let mut signatures = keys.signatures(user_id).await.unwrap();
+    signatures.sort();
+    put(answers, about("signatures"), signatures);
+    put(answers, about("stream id of the list"), keys.list_stream_id(user_id).await.unwrap());
+    put(answers, about("remote keys"), keys.remote_keys(user_id).await.unwrap());
+}
+
+async fn ask_for_changed_lists(keys: &dyn DeviceKeyReader, questions: &Questions, answers: &mut Answers) {
+    for position in questions.positions.iter().copied().chain([StreamPosition::START]) {
+        for (after, up_to) in [(position, END), (StreamPosition::START, position)] {
+            let lists = keys.changed_lists(after, up_to).await.unwrap();
+            put(answers, format!("lists changed between {after:?} and {up_to:?}"), lists);
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use proptest::{
     prop_oneof,
 };
 
+use super::keys::{KeyStep, key_step};
+
 pub(super) const NAMES: [&str; 4] = ["anna", "bob", "bobby", "carol"];
 pub(super) const DEVICES: [&str; 2] = ["PHONE", "LAPTOP"];
 pub(super) const KINDS: [&str; 2] = ["m.direct", "m.tag"];
@@ -107,6 +109,7 @@ pub(super) enum AccountStep {
     Hide,
     Forget,
     Remember,
+    Keys(KeyStep),
 }
 
 /// Draws one.
@@ -126,8 +129,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         20 => in_room,
         6 => elsewhere,
         3 => (0..SERVERS.len(), any::<usize>()).prop_map(|(server, row)| Step::Deliver { server, row }),
-        6 => account().prop_map(|(user, number, step)| Step::Account { user, number, step }),
-        2 => proptest::collection::vec(account(), 0..5).prop_map(Step::Several),
+        12 => account().prop_map(|(user, number, step)| Step::Account { user, number, step }),
+        4 => proptest::collection::vec(account(), 0..5).prop_map(Step::Several),
         4 => read,
         1 => (0..SERVERS.len(), any::<u8>()).prop_map(|(server, number)| Step::ServerKeys { server, number }),
         1 => Just(Step::Reopen),
@@ -170,7 +173,7 @@ fn elsewhere_step() -> impl Strategy<Value = ElsewhereStep> {
 }
 
 fn account_step() -> impl Strategy<Value = AccountStep> {
-    proptest::sample::select(vec![
+    let of_account = proptest::sample::select(vec![
         AccountStep::CreateUser,
         AccountStep::CreateUser,
         AccountStep::UpdateUser,
@@ -189,5 +192,6 @@ fn account_step() -> impl Strategy<Value = AccountStep> {
         AccountStep::Hide,
         AccountStep::Forget,
         AccountStep::Remember,
-    ])
+    ]);
+    prop_oneof![of_account, key_step().prop_map(AccountStep::Keys)]
 }
