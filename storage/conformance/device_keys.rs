@@ -253,32 +253,40 @@ pub async fn signatures_go_with_the_keys_of_the_device(world: &mut World) {
     assert_eq!(signatures(&remote("dan")).await, [of_dan]);
 }
 
-/// With a device goes all that is its own, and nothing of another's.
+/// With a device goes all that is its own, and nothing of another's, whether it goes alone or with others.
 pub async fn deleted_device_leaves_nothing(world: &mut World) {
-    let bob = devices(world).await;
+    let (bob, bobby) = (devices(world).await, local("bobby"));
     let seen = KeyChange::SeeMessage {
         source: MessageSource::Device(bob.clone(), phone().to_owned()),
         message_id: "m".to_owned(),
     };
-    for user_id in [&bob, &local("bobby")] {
-        let fallback =
-            KeyChange::PutFallbackKey { user_id: user_id.clone(), device_id: phone().to_owned(), key: key("f") };
-        let own = vec![put_keys(user_id, phone(), "1"), add(user_id, phone(), vec![key("a")]), fallback];
-        keys(world, own).await;
-        keys(world, vec![send(user_id, phone(), "hello")]).await;
-    }
-    keys(world, vec![seen.clone()]).await;
+    let own = |user_id: &OwnedUserId, device_id: &DeviceId| {
+        let (user, device_id) = (user_id.clone(), device_id.to_owned());
+        let fallback = KeyChange::PutFallbackKey { user_id: user, device_id: device_id.clone(), key: key("f") };
+        let (keys, added) = (put_keys(user_id, &device_id, "1"), add(user_id, &device_id, vec![key("a")]));
+        vec![keys, added, fallback, send(user_id, &device_id, "hello")]
+    };
+    keys(world, own(&bobby, phone())).await;
+    keys(world, own(&bob, laptop())).await;
     let (user_id, device_id) = (bob.clone(), phone().to_owned());
-    world.accounts(vec![AccountChange::DeleteDevice { user_id, device_id }]).await;
-    world.accounts(vec![AccountChange::PutDevice(device(&bob, "PHONE", 9))]).await;
-    let device_keys = world.stores().device_keys.clone();
-    assert_eq!(device_keys.device_keys(&bob).await.unwrap(), BTreeMap::new());
-    assert_eq!(device_keys.fallback_keys(&bob, phone()).await.unwrap(), []);
-    assert_eq!(one_time_ids(world, &bob).await, [""; 0]);
-    assert_eq!(inbox(world, &bob, phone()).await, [""; 0]);
+    let alone = AccountChange::DeleteDevice { user_id: user_id.clone(), device_id };
+    let with_others = AccountChange::DeleteDevices { user_id, except: Some(laptop().to_owned()) };
+    for deletion in [alone, with_others] {
+        keys(world, [own(&bob, phone()), vec![seen.clone()]].concat()).await;
+        world.accounts(vec![deletion]).await;
+        world.accounts(vec![AccountChange::PutDevice(device(&bob, "PHONE", 9))]).await;
+        let device_keys = world.stores().device_keys.clone();
+        let of_laptop = BTreeMap::from([(laptop().to_owned(), "1".to_owned())]);
+        assert_eq!(device_keys.device_keys(&bob).await.unwrap(), of_laptop);
+        assert_eq!(device_keys.fallback_keys(&bob, phone()).await.unwrap(), []);
+        assert_eq!(one_time_ids(world, &bob).await, [""; 0]);
+        assert_eq!(inbox(world, &bob, phone()).await, [""; 0]);
+        assert_eq!(device_keys.one_time_keys(&bob, laptop()).await.unwrap(), [key("a")]);
+        assert_eq!(inbox(world, &bob, laptop()).await, ["hello"]);
+    }
     keys(world, vec![seen]).await;
-    assert_eq!(one_time_ids(world, &local("bobby")).await.len(), 1);
-    assert_eq!(inbox(world, &local("bobby"), phone()).await, ["hello"]);
+    assert_eq!(one_time_ids(world, &bobby).await.len(), 1);
+    assert_eq!(inbox(world, &bobby, phone()).await, ["hello"]);
 }
 
 /// A message waits until the device says that it has it.

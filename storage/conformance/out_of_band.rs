@@ -13,7 +13,7 @@ use crate::{
     commit::{CommitError, Conflict},
     error::StorageError,
     outbox::{Delivery, OutboxPlace, OutboxRow},
-    room::{ClientTransaction, Direction, OutOfBand, OutOfBandRow, Progress, RoomCommit, RoomOrigin},
+    room::{ClientTransaction, Direction, OutOfBand, OutOfBandRow, Progress, RedactedEvent, RoomCommit, RoomOrigin},
 };
 
 const ALL: usize = 10_000;
@@ -181,6 +181,7 @@ pub async fn out_of_band_commit_with_parts_of_a_room_is_not_written(world: &mut 
     of_another_server[0].is_local = false;
     of_another_server[0].user_id = remote("eve");
     let transaction: ClientTransaction = super::fixture::transaction(&bob, "t1");
+    let (event, because) = (whole.events[0].event.clone(), after.newest().to_owned());
     let unsound = [
         RoomCommit { events: whole.events.clone(), ..sound.clone() },
         RoomCommit { state_versions: whole.state_versions.clone(), ..sound.clone() },
@@ -190,6 +191,7 @@ pub async fn out_of_band_commit_with_parts_of_a_room_is_not_written(world: &mut 
         RoomCommit { memberships: with_place, ..sound.clone() },
         RoomCommit { memberships: of_another_server, ..sound.clone() },
         RoomCommit { knocks: vec![(bob.clone(), None)], ..sound.clone() },
+        RoomCommit { redactions: vec![RedactedEvent { event, because }], ..sound.clone() },
         RoomCommit { transaction: Some(transaction.clone()), ..sound.clone() },
     ];
     for (number, commit) in (0..).zip(unsound) {
