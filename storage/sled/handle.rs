@@ -60,7 +60,7 @@ impl Handle {
         outcome.and(joined)
     }
 
-    /// Takes a checkpoint now and says for which position. Blocks.
+    /// Takes a checkpoint now, or waits for the one that is under way, and says for which position. Blocks.
     ///
     /// # Errors
     /// Why there is none, in words; the journal stays as it is.

@@ -83,6 +83,9 @@ fn checkpoint_stands_in_for_old_segments() {
     }
     let position = opened.handle.checkpoint().unwrap();
     rooms.push(talk(&opened.stores, "after", 3));
+    // One that the journal's size had started may still have been under way; then that is the answer.
+    let after_it = opened.stores.stream.position().0 - position.0;
+    assert!(after_it >= 4);
     assert!(opened.handle.verify().unwrap().is_sound());
     opened.handle.close().unwrap();
 
@@ -96,7 +99,7 @@ fn checkpoint_stands_in_for_old_segments() {
     assert_eq!(again.report.checkpoint, Some(position));
     let IndexReport::Rebuilt { entries, replayed, .. } = again.report.index else { panic!("{:?}", again.report) };
     assert!(entries > 0);
-    assert_eq!(replayed, 4);
+    assert_eq!(replayed, after_it);
     for room in &rooms {
         assert_whole(&again.stores, room);
     }
