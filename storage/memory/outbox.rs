@@ -1,7 +1,10 @@
 //! What is read of the outbox of the reference model.
 //! May not: change anything.
 
-use std::{collections::BTreeSet, ops::Bound};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use ruma::{OwnedServerName, ServerName};
 
@@ -27,14 +30,7 @@ impl OutboxReader for MemoryStorage {
         after: Option<OutboxPlace>,
         limit: usize,
     ) -> Read<'a, Vec<OutboxRow>> {
-        self.read(|kept| {
-            let key = |place| (destination.to_owned(), place);
-            let first =
-                after.map_or_else(|| Bound::Included(key(OutboxPlace::default())), |after| Bound::Excluded(key(after)));
-            let rows = kept.outbox.range((first, Bound::Unbounded));
-            let of_destination = rows.take_while(|((name, _), _)| name == destination);
-            Ok(of_destination.take(limit).map(|(_, row)| row.clone()).collect())
-        })
+        self.read(|kept| Ok(page(&kept.outbox, destination, after).take(limit).map(|(_, row)| row.clone()).collect()))
     }
 
     fn edus<'a>(
@@ -44,16 +40,20 @@ impl OutboxReader for MemoryStorage {
         limit: usize,
     ) -> Read<'a, Vec<QueuedEdu>> {
         self.read(|kept| {
-            let key = |place| (destination.to_owned(), place);
-            let first =
-                after.map_or_else(|| Bound::Included(key(OutboxPlace::default())), |after| Bound::Excluded(key(after)));
-            let edus = kept.edus.range((first, Bound::Unbounded));
-            let of_destination = edus.take_while(|((name, _), _)| name == destination);
-            let queued = |((_, place), content): (&(OwnedServerName, OutboxPlace), &_)| QueuedEdu {
-                place: *place,
-                content: Clone::clone(content),
-            };
-            Ok(of_destination.take(limit).map(queued).collect())
+            let edus = page(&kept.edus, destination, after).take(limit);
+            Ok(edus.map(|(place, content)| QueuedEdu { place, content: content.clone() }).collect())
         })
     }
+}
+
+/// What is queued for one destination, after a place.
+fn page<'a, T>(
+    queues: &'a BTreeMap<(OwnedServerName, OutboxPlace), T>,
+    destination: &'a ServerName,
+    after: Option<OutboxPlace>,
+) -> impl Iterator<Item = (OutboxPlace, &'a T)> {
+    let key = |place| (destination.to_owned(), place);
+    let first = after.map_or_else(|| Bound::Included(key(OutboxPlace::default())), |after| Bound::Excluded(key(after)));
+    let queued = queues.range((first, Bound::Unbounded)).take_while(move |((name, _), _)| name == destination);
+    queued.map(|((_, place), queued)| (*place, queued))
 }

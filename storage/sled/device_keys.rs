@@ -17,6 +17,7 @@ use vestibule_storage::{
 use crate::device_values::DeviceListValue;
 use crate::draft::{inbox, inbox_size_key, list_key, remote_keys_key, usage_of};
 use crate::fields::StoredForm;
+use crate::index::Entry;
 use crate::keys::{Key, KeyParts, Table};
 use crate::values::{CounterValue, TextValue, parsed};
 use crate::views::{Subject, Views, point, scan};
@@ -139,7 +140,7 @@ fn positions(begin: &Key, after: StreamPosition, up_to: StreamPosition) -> Range
     begin.clone().number(after.next().0).into_bytes()..begin.clone().number(up_to.0).after()
 }
 
-fn signature((key, value): (sled::IVec, sled::IVec)) -> Result<KeySignature, StorageError> {
+fn signature((key, value): Entry) -> Result<KeySignature, StorageError> {
     let read = || {
         let mut parts = KeyParts::of(&key);
         let target = parsed(&parts.text()?)?;

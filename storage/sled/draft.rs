@@ -11,7 +11,7 @@ mod room;
 
 pub(crate) use self::accounts::account_data_key;
 pub(crate) use self::device_keys::{inbox, inbox_size_key, list_key, remote_keys_key, usage_of};
-pub(crate) use self::outbox::{edu_key, outbox_key};
+pub(crate) use self::outbox::outbox_key;
 pub(crate) use self::receipts::receipt_key;
 pub(crate) use self::room::transaction_key;
 
@@ -68,7 +68,7 @@ pub(crate) fn draft(
             draft.put(Key::of(Table::ServerKeys).last(keys.server_name.as_str()), &**keys);
         }
         Commit::OutboxDone(done) => {
-            draft.outbox_done(done);
+            draft.outbox_done(Table::Outbox, done);
             subjects.push(Subject::server(&done.destination));
         }
         Commit::Receipts(commit) => {
@@ -77,7 +77,7 @@ pub(crate) fn draft(
             news.users = commit.private_users().into_iter().collect();
         }
         Commit::EdusDone(done) => {
-            draft.edus_done(done);
+            draft.outbox_done(Table::EduOutbox, done);
             subjects.push(Subject::server(&done.destination));
         }
     }

@@ -186,11 +186,14 @@ impl Index {
     }
 }
 
+/// A key with its value.
+pub(crate) type Entry = (IVec, IVec);
+
 /// Entries in the order of their keys, from either end.
 pub(crate) struct Entries(sled::Iter);
 
 impl Iterator for Entries {
-    type Item = Result<(IVec, IVec), IndexError>;
+    type Item = Result<Entry, IndexError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         guarded(|| Ok(self.0.next().transpose()?)).transpose()

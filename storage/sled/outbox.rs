@@ -12,9 +12,9 @@ use vestibule_storage::{
     outbox::{EduContent, OutboxPlace, OutboxReader, OutboxRow, QueuedEdu},
 };
 
-use crate::draft::{edu_key, outbox_key};
+use crate::draft::outbox_key;
 use crate::fields::StoredForm;
-use crate::index::Index;
+use crate::index::{Entry, Index};
 use crate::keys::{Key, KeyParts, Table};
 use crate::peer_values::OutboxValue;
 use crate::values::parsed;
@@ -24,6 +24,26 @@ use crate::views::{Subject, Views, scan};
 #[derive(Debug)]
 pub(crate) struct Outbox {
     pub(crate) views: Arc<Views>,
+}
+
+impl Outbox {
+    /// What is queued for one destination in a table, after a place.
+    fn page<'a, T: Send + 'static>(
+        &self,
+        table: Table,
+        row: fn(Entry) -> Result<T, StorageError>,
+        (destination, after, limit): (&ServerName, Option<OutboxPlace>, usize),
+    ) -> Read<'a, Vec<T>> {
+        let rows = Key::of(table).text(destination.as_str());
+        let begin = match after {
+            Some(after) => Bound::Excluded(outbox_key(table, destination, after).into_bytes()),
+            None => Bound::Included(rows.as_bytes().to_vec()),
+        };
+        let range = (begin, Bound::Excluded(rows.after()));
+        scan(&self.views, Subject::server(destination), move |index| {
+            index.range(range.clone()).take(limit).map(|entry| row(entry?)).collect()
+        })
+    }
 }
 
 impl OutboxReader for Outbox {
@@ -49,15 +69,7 @@ impl OutboxReader for Outbox {
         after: Option<OutboxPlace>,
         limit: usize,
     ) -> Read<'a, Vec<OutboxRow>> {
-        let rows = Key::of(Table::Outbox).text(destination.as_str());
-        let begin = match after {
-            Some(after) => Bound::Excluded(outbox_key(destination, after).into_bytes()),
-            None => Bound::Included(rows.as_bytes().to_vec()),
-        };
-        let end = Bound::Excluded(rows.after());
-        scan(&self.views, Subject::server(destination), move |index| {
-            index.range((begin.clone(), end.clone())).take(limit).map(|entry| row(entry?)).collect()
-        })
+        self.page(Table::Outbox, row, (destination, after, limit))
     }
 
     fn edus<'a>(
@@ -66,19 +78,7 @@ impl OutboxReader for Outbox {
         after: Option<OutboxPlace>,
         limit: usize,
     ) -> Read<'a, Vec<QueuedEdu>> {
-        let rows = Key::of(Table::EduOutbox).text(destination.as_str());
-        let begin = match after {
-            Some(after) => Bound::Excluded(edu_key(destination, after).into_bytes()),
-            None => Bound::Included(rows.as_bytes().to_vec()),
-        };
-        let end = Bound::Excluded(rows.after());
-        scan(&self.views, Subject::server(destination), move |index| {
-            let edus = index.range((begin.clone(), end.clone())).take(limit).map(|entry| {
-                let (key, value) = entry?;
-                Ok(QueuedEdu { place: place(&key)?, content: EduContent::from_bytes(&value)? })
-            });
-            edus.collect()
-        })
+        self.page(Table::EduOutbox, edu, (destination, after, limit))
     }
 }
 
@@ -101,10 +101,14 @@ fn place(key: &[u8]) -> Result<OutboxPlace, StorageError> {
     Ok(OutboxPlace { position: StreamPosition(position), index: parts.part().ok_or_else(damaged)? })
 }
 
-fn row((key, value): (sled::IVec, sled::IVec)) -> Result<OutboxRow, StorageError> {
+fn row((key, value): Entry) -> Result<OutboxRow, StorageError> {
     let place = place(&key)?;
     let OutboxValue { room_id, event_id, delivery } = OutboxValue::from_bytes(&value)?;
     Ok(OutboxRow { place, room_id, event_id, delivery })
+}
+
+fn edu((key, value): Entry) -> Result<QueuedEdu, StorageError> {
+    Ok(QueuedEdu { place: place(&key)?, content: EduContent::from_bytes(&value)? })
 }
 
 fn damaged() -> StorageError {

@@ -28,16 +28,13 @@ use vestibule_storage::{
 use self::view::{RoomView, corrupt};
 use crate::draft::transaction_key;
 use crate::fields::StoredForm;
-use crate::index::Index;
+use crate::index::{Entry, Index};
 use crate::keys::{Key, KeyParts, ROOMS_STORED, Table, event_hash};
 use crate::values::{CounterValue, EventValue, MembershipValue, RoomValue, TextValue, parsed};
 use crate::views::{Subject, Views, point, scan};
 
 /// Keys that are read where they are asked for (DESIGN section 4).
 const POINT_READS_MAX: usize = 32;
-
-/// A key with its value.
-type Entry = (sled::IVec, sled::IVec);
 
 /// Reads rooms from the look-up store.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use vestibule_storage::{
     outbox::{EduContent, OutboxPlace},
 };
 
-use super::{Draft, edu_key};
+use super::{Draft, outbox_key};
 use crate::device_values::DeviceListValue;
 use crate::fields::StoredForm;
 use crate::keys::{Key, Table};
@@ -231,7 +231,7 @@ impl Draft<'_> {
         let place = OutboxPlace { position: self.position, index: effects.edus_queued };
         effects.edus_queued = effects.edus_queued.saturating_add(1);
         for destination in destinations {
-            self.put(edu_key(destination, place), content);
+            self.put(outbox_key(Table::EduOutbox, destination, place), content);
         }
         effects.destinations.extend(destinations.iter().cloned());
     }

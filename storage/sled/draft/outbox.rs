@@ -22,32 +22,20 @@ impl Draft<'_> {
                 delivery: entry.delivery.clone(),
             };
             for destination in &entry.destinations {
-                self.put(outbox_key(destination, place), &value);
+                self.put(outbox_key(Table::Outbox, destination, place), &value);
             }
         }
     }
 
-    /// Removes rows without looking whether they are there: whoever names them has read them.
-    pub(super) fn outbox_done(&mut self, done: &OutboxDone) {
+    /// Removes rows or EDUs without looking whether they are there: whoever names them has read them.
+    pub(super) fn outbox_done(&mut self, table: Table, done: &OutboxDone) {
         for place in &done.places {
-            self.delete(outbox_key(&done.destination, *place));
-        }
-    }
-
-    /// Removes EDUs in the same way.
-    pub(super) fn edus_done(&mut self, done: &OutboxDone) {
-        for place in &done.places {
-            self.delete(edu_key(&done.destination, *place));
+            self.delete(outbox_key(table, &done.destination, *place));
         }
     }
 }
 
-/// Where a row of the outbox is kept.
-pub(crate) fn outbox_key(destination: &ServerName, place: OutboxPlace) -> Key {
-    Key::of(Table::Outbox).text(destination.as_str()).number(place.position.0).part(place.index)
-}
-
-/// Where an EDU of the outbox is kept.
-pub(crate) fn edu_key(destination: &ServerName, place: OutboxPlace) -> Key {
-    Key::of(Table::EduOutbox).text(destination.as_str()).number(place.position.0).part(place.index)
+/// Where a row of the outbox, or an EDU in the other table, is kept.
+pub(crate) fn outbox_key(table: Table, destination: &ServerName, place: OutboxPlace) -> Key {
+    Key::of(table).text(destination.as_str()).number(place.position.0).part(place.index)
 }

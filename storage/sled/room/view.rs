@@ -21,7 +21,7 @@ use vestibule_storage::{
 };
 
 use crate::fields::StoredForm;
-use crate::index::{Index, IndexError};
+use crate::index::{Entry, Index, IndexError};
 use crate::keys::{EventHash, IdAlphabet, Key, KeyParts, Table, event_hash};
 use crate::values::{CounterValue, EventValue, OrderValue, PointerValue, RoomValue, StatePartValue, TextValue};
 
@@ -245,7 +245,7 @@ impl<'a> RoomView<'a> {
         let (begin, end) = (self.timeline_key(), self.timeline_key().after());
         let at = |order: TimelineOrder| self.timeline_key().order(order.0).into_bytes();
         let whole = (Bound::Included(begin.into_bytes()), Bound::Excluded(end));
-        let events = |pointers: &mut dyn Iterator<Item = Result<(sled::IVec, sled::IVec), IndexError>>| {
+        let events = |pointers: &mut dyn Iterator<Item = Result<Entry, IndexError>>| {
             let pointers = pointers.take(limit).map(|entry| StoredForm::from_bytes(&entry?.1));
             let pointers: Vec<PointerValue> = pointers.collect::<Result<_, StorageError>>()?;
             pointers.iter().map(|pointer| self.named(&pointer.0)).collect()
