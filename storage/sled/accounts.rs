@@ -13,7 +13,7 @@ use vestibule_storage::{
 };
 
 use crate::account_values::{AccountDataValue, TokenValue};
-use crate::draft::account_data_key;
+use crate::draft::{account_data_key, device_key};
 use crate::fields::StoredForm;
 use crate::index::Index;
 use crate::keys::{Key, KeyParts, Table};
@@ -145,7 +145,7 @@ impl AccountReader for Accounts {
 }
 
 fn device(index: &Index, user_id: &UserId, device_id: &DeviceId) -> Result<Option<Device>, StorageError> {
-    index.value(&Key::of(Table::Device).text(user_id.as_str()).last(device_id.as_str()))
+    index.value(&device_key(user_id, device_id))
 }
 
 fn alias_key(alias: &RoomAliasId) -> Key {

@@ -9,7 +9,7 @@ mod outbox;
 mod receipts;
 mod room;
 
-pub(crate) use self::accounts::account_data_key;
+pub(crate) use self::accounts::{account_data_key, device_key};
 pub(crate) use self::device_keys::{inbox, inbox_size_key, list_key, remote_keys_key, usage_of};
 pub(crate) use self::outbox::outbox_key;
 pub(crate) use self::receipts::receipt_key;

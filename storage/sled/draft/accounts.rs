@@ -1,7 +1,7 @@
 //! Changes of accounts, aliases and the directory as puts and deletes.
 //! May not: see a password or a token; only their hashes come here.
 
-use ruma::{RoomId, UserId};
+use ruma::{DeviceId, RoomId, UserId};
 use vestibule_storage::{
     accounts::{AccountChange, Alias, Device, User},
     commit::{CommitError, Conflict},
@@ -53,7 +53,7 @@ impl Draft<'_> {
                 Ok(Some(user_id))
             }
             AccountChange::PutDevice(device) => {
-                let key = Key::of(Table::Device).text(device.user_id.as_str()).last(device.device_id.as_str());
+                let key = device_key(&device.user_id, &device.device_id);
                 if let Some(old) = self.value::<Device>(&key)? {
                     self.delete(Key::of(Table::Token).hash(&old.token_hash));
                 }
@@ -63,7 +63,7 @@ impl Draft<'_> {
                 Ok(Some(&device.user_id))
             }
             AccountChange::DeleteDevice { user_id, device_id } => {
-                let key = Key::of(Table::Device).text(user_id.as_str()).last(device_id.as_str());
+                let key = device_key(user_id, device_id);
                 if let Some(device) = self.value::<Device>(&key)? {
                     self.delete_device(&device)?;
                 }
@@ -124,7 +124,7 @@ impl Draft<'_> {
 
     fn delete_device(&mut self, device: &Device) -> Result<(), CommitError> {
         self.delete(Key::of(Table::Token).hash(&device.token_hash));
-        self.delete(Key::of(Table::Device).text(device.user_id.as_str()).last(device.device_id.as_str()));
+        self.delete(device_key(&device.user_id, &device.device_id));
         self.delete_keys_of_device(&device.user_id, &device.device_id)
     }
 
@@ -152,6 +152,11 @@ impl Draft<'_> {
 
 fn user_key(user_id: &UserId) -> Key {
     Key::of(Table::User).last(user_id.as_str())
+}
+
+/// Where a device is kept.
+pub(crate) fn device_key(user_id: &UserId, device_id: &DeviceId) -> Key {
+    Key::of(Table::Device).text(user_id.as_str()).last(device_id.as_str())
 }
 
 /// Where account data is kept. No room id is empty, so an empty text stands for none.

@@ -14,7 +14,7 @@ use vestibule_storage::{
     outbox::{EduContent, OutboxPlace},
 };
 
-use super::{Draft, outbox_key};
+use super::{Draft, device_key, outbox_key};
 use crate::device_values::DeviceListValue;
 use crate::fields::StoredForm;
 use crate::keys::{Key, Table};
@@ -46,7 +46,7 @@ impl Draft<'_> {
             KeyChange::PutDeviceKeys { user_id, device_id, keys } => {
                 self.device_must_exist(user_id, device_id)?;
                 self.delete_signatures(user_id, device_id.as_str())?;
-                self.put(of_device(Table::DeviceKeys, user_id).last(device_id.as_str()), &TextValue(keys.clone()));
+                self.put(of_user(Table::DeviceKeys, user_id).last(device_id.as_str()), &TextValue(keys.clone()));
                 Some(user_id)
             }
             KeyChange::AddOneTimeKeys { user_id, device_id, keys } => {
@@ -62,12 +62,12 @@ impl Draft<'_> {
             }
             KeyChange::PutFallbackKey { user_id, device_id, key } => {
                 self.device_must_exist(user_id, device_id)?;
-                let row = of_device(Table::FallbackKey, user_id).text(device_id.as_str()).last(&key.algorithm);
+                let row = of_device(Table::FallbackKey, user_id, device_id).last(&key.algorithm);
                 self.put(row, &FallbackKey { key: key.clone(), is_used: false });
                 Some(user_id)
             }
             KeyChange::UseFallbackKey { user_id, device_id, algorithm, key_id } => {
-                let row = of_device(Table::FallbackKey, user_id).text(device_id.as_str()).last(algorithm);
+                let row = of_device(Table::FallbackKey, user_id, device_id).last(algorithm);
                 let stored: Option<FallbackKey> = self.value(&row)?;
                 let stored = stored.filter(|stored| stored.key.key_id == *key_id);
                 let stored = stored.ok_or(CommitError::Conflict(Conflict::NoSuchKey))?;
@@ -75,7 +75,7 @@ impl Draft<'_> {
                 Some(user_id)
             }
             KeyChange::PutCrossSigningKey { user_id, usage, key } => {
-                let row = of_device(Table::CrossSigningKey, user_id).part(usage_number(*usage));
+                let row = of_user(Table::CrossSigningKey, user_id).part(usage_number(*usage));
                 self.put(row, &TextValue(key.clone()));
                 Some(user_id)
             }
@@ -126,10 +126,10 @@ impl Draft<'_> {
 
     /// The device goes, and all that belongs to it.
     pub(super) fn delete_keys_of_device(&mut self, user_id: &UserId, device_id: &DeviceId) -> Result<(), CommitError> {
-        self.delete(of_device(Table::DeviceKeys, user_id).last(device_id.as_str()));
+        self.delete(of_user(Table::DeviceKeys, user_id).last(device_id.as_str()));
         self.delete(inbox_size_key(user_id, device_id));
         for table in [Table::OneTimeKey, Table::FallbackKey, Table::Inbox] {
-            self.delete_under(&of_device(table, user_id).text(device_id.as_str()))?;
+            self.delete_under(&of_device(table, user_id, device_id))?;
         }
         let source = source_text(&MessageSource::Device(user_id.to_owned(), device_id.to_owned()));
         for table in [Table::SeenMessage, Table::SeenMessageOrder] {
@@ -151,7 +151,7 @@ impl Draft<'_> {
         keys: &[PublishedKey],
         effects: &mut Effects,
     ) -> Result<(), CommitError> {
-        let rows = of_device(Table::OneTimeKey, user_id).text(device_id.as_str());
+        let rows = of_device(Table::OneTimeKey, user_id, device_id);
         let mut known = BTreeSet::new();
         for stored in self.under(&rows)?.into_values() {
             let stored = PublishedKey::from_bytes(&stored).map_err(super::not_written)?;
@@ -175,7 +175,7 @@ impl Draft<'_> {
         algorithm: &str,
         key_id: &str,
     ) -> Result<Option<Vec<u8>>, CommitError> {
-        let rows = self.under(&of_device(Table::OneTimeKey, user_id).text(device_id.as_str()).text(algorithm))?;
+        let rows = self.under(&of_device(Table::OneTimeKey, user_id, device_id).text(algorithm))?;
         for (row, value) in rows {
             if PublishedKey::from_bytes(&value).map_err(super::not_written)?.key_id == key_id {
                 return Ok(Some(row));
@@ -291,12 +291,13 @@ impl Draft<'_> {
     }
 }
 
-fn of_device(table: Table, user_id: &UserId) -> Key {
+fn of_user(table: Table, user_id: &UserId) -> Key {
     Key::of(table).text(user_id.as_str())
 }
 
-fn device_key(user_id: &UserId, device_id: &DeviceId) -> Key {
-    of_device(Table::Device, user_id).last(device_id.as_str())
+/// Where what a device has many of begins.
+fn of_device(table: Table, user_id: &UserId, device_id: &DeviceId) -> Key {
+    of_user(table, user_id).text(device_id.as_str())
 }
 
 fn signatures_of(target: &UserId, target_key: &str) -> Key {
@@ -322,12 +323,12 @@ pub(crate) fn list_key(user_id: &UserId) -> Key {
 
 /// A device's inbox.
 pub(crate) fn inbox(user_id: &UserId, device_id: &DeviceId) -> Key {
-    of_device(Table::Inbox, user_id).text(device_id.as_str())
+    of_device(Table::Inbox, user_id, device_id)
 }
 
 /// Where the number of messages in an inbox is kept.
 pub(crate) fn inbox_size_key(user_id: &UserId, device_id: &DeviceId) -> Key {
-    of_device(Table::InboxSize, user_id).last(device_id.as_str())
+    of_user(Table::InboxSize, user_id).last(device_id.as_str())
 }
 
 /// How a cross-signing key's usage stands in keys.
