@@ -162,7 +162,7 @@ pub struct Announcement {
     /// Local users whom it concerns beyond the room's members: the invited, those who knock, those who left, account data,
     /// private receipts, messages for devices, changed device lists.
     pub users: Vec<OwnedUserId>,
-    /// Servers for which it has rows in the outbox.
+    /// Servers for which it has rows or EDUs in the outbox.
     pub destinations: Vec<OwnedServerName>,
 }
 

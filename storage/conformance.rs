@@ -9,8 +9,9 @@
 //! - Incarnations need not survive a restart; after it the suite only uses newer ones.
 //! - A commit that is refused is not the predecessor of anything. Whether its own number may be tried again is left open.
 //! - What is announced names local users with a new membership other than `join` or a changed out-of-band row, and those
-//!   with new account data or private receipts; it may name other local users whom the commit touches. Destinations are those of the commit's
-//!   outbox, each once; what is done with in the outbox concerns nobody.
+//!   with new account data, private receipts, messages for their devices, or news of a list that they are to hear of; it may
+//!   name other local users whom the commit touches. Destinations are those for which the commit queues events or EDUs, each
+//!   once; what is done with in the queues concerns nobody.
 //! - `state_changes` has no entry for a key that went to something else and back.
 //! - Besides `SetForgotten`, only a local join, invite or knock changes the forgotten mark: it takes it back.
 //! - Lists without a promised order are compared sorted; `next_*` of a snapshot are compared as bounds.

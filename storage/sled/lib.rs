@@ -2,10 +2,12 @@
 //! May not: answer a commit before the journal is durable, or let sled say what happened.
 //!
 //! - [`journal`] and [`checkpoint`] hold what was committed, as puts and deletes of keys.
-//! - `keys`, `fields`, `values`, `account_values`, `device_values`, `peer_values`: the bytes of keys and values; `record`: those of a journal record.
+//! - `keys`, `fields`, `values`, `account_values`, `device_values`, `peer_values`, `receipt_values`: the bytes of keys and
+//!   values; `record`: those of a journal record.
 //! - `draft` turns a commit into puts and deletes; `writer` is the one thread that writes them.
 //! - `index` is sled; `views` is what readers see of it; `opening` brings it to where the journal is.
-//! - `room`, `accounts`, `device_keys`, `outbox`, `server_keys`, `stream` are the readers, a file for each trait.
+//! - `room`, `accounts`, `device_keys` (inboxes too), `outbox`, `receipts`, `server_keys`, `stream` are the readers, a file
+//!   for each trait.
 //! - [`backup`] copies and restores a data directory, [`verify`] holds sled against the journal.
 
 #![warn(missing_docs)]

@@ -1,8 +1,8 @@
 //! The format file: which layout a data directory has, and whose it is.
 //! May not: touch a directory of a newer format or of another server.
 //!
-//! A table that comes anew (the outbox, out-of-band memberships, receipts) needs no new format: an older directory has no rows in it,
-//! and journal, checkpoints and verification go by key without knowing tables.
+//! A table that comes anew (the outbox, out-of-band memberships, receipts, keys of devices) needs no new format: an older directory has
+//! no rows in it, and journal, checkpoints and verification go by key without knowing tables.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -33,7 +33,8 @@ impl ReceiptReader for Receipts {
         limit: usize,
     ) -> Read<'a, BTreeMap<OwnedRoomId, Vec<StoredReceipt>>> {
         let rooms = rooms.to_vec();
-        // A receipt that moves while it is read is read where it was or where it is, and one of both is enough.
+        // A receipt that moves meanwhile may be read in neither place: the newest come first, and it went there. Whoever asked
+        // knows a position from before that, and is given it when they ask for what came after.
         scan(&self.views, Subject::SINGLE, move |index| {
             let mut found = BTreeMap::new();
             for (room_id, since) in &rooms {

@@ -1,4 +1,4 @@
-//! The stored forms of everything but accounts.
+//! The stored forms of rooms and of what has no file of its own: numbers, texts, decisions.
 //! May not: change what a version that was ever written means; a new meaning is a new version.
 
 use ruma::{
