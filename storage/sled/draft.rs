@@ -128,19 +128,33 @@ impl Draft<'_> {
 
     /// The entries whose keys begin with a prefix.
     fn under(&self, prefix: &Key) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CommitError> {
-        self.between(prefix.as_bytes().to_vec()..prefix.clone().after())
+        self.between(prefix.as_bytes().to_vec()..prefix.clone().after(), <[u8]>::to_vec)
     }
 
-    /// The entries between two keys.
-    fn between(&self, range: Range<Vec<u8>>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CommitError> {
+    /// Deletes the entries between two keys. Their values may be many and large, so none is held.
+    fn delete_between(&mut self, range: Range<Vec<u8>>) -> Result<u64, CommitError> {
+        let mut deleted = 0;
+        for key in self.between(range, |_| ())?.into_keys() {
+            deleted += 1;
+            self.changes.insert(key, None);
+        }
+        Ok(deleted)
+    }
+
+    /// The entries between two keys, with what is kept of each value.
+    fn between<T>(
+        &self,
+        range: Range<Vec<u8>>,
+        keep: impl Fn(&[u8]) -> T,
+    ) -> Result<BTreeMap<Vec<u8>, T>, CommitError> {
         let mut entries = BTreeMap::new();
         for entry in self.index.range(range.clone()) {
             let (key, value) = entry.map_err(|error| not_written(error.into()))?;
-            entries.insert(key.to_vec(), value.to_vec());
+            entries.insert(key.to_vec(), keep(&value));
         }
         for (key, value) in self.batch.range(range.clone()).chain(self.changes.range(range)) {
             match value {
-                Some(value) => entries.insert(key.clone(), value.clone()),
+                Some(value) => entries.insert(key.clone(), keep(value)),
                 None => entries.remove(key),
             };
         }

@@ -189,10 +189,7 @@ impl Draft<'_> {
     }
 
     fn delete_under(&mut self, prefix: &Key) -> Result<(), CommitError> {
-        for row in self.under(prefix)?.into_keys() {
-            self.changes.insert(row, None);
-        }
-        Ok(())
+        self.delete_between(prefix.as_bytes().to_vec()..prefix.clone().after()).map(|_| ())
     }
 
     fn list_changed(&mut self, user_id: &UserId, news: &ListNews, effects: &mut Effects) -> Result<(), CommitError> {
@@ -243,11 +240,7 @@ impl Draft<'_> {
         up_to: StreamPosition,
     ) -> Result<(), CommitError> {
         let rows = inbox(user_id, device_id);
-        let mut gone = 0;
-        for row in self.between(rows.as_bytes().to_vec()..rows.number(up_to.0).after())?.into_keys() {
-            gone += 1;
-            self.changes.insert(row, None);
-        }
+        let gone = self.delete_between(rows.as_bytes().to_vec()..rows.number(up_to.0).after())?;
         self.count_inbox(user_id, device_id, |waiting| waiting.saturating_sub(gone))
     }
 
