@@ -85,7 +85,6 @@ impl Signed {
             log::debug!(origin:% = credentials.origin, error:%; "request not authenticated");
             MatrixError::from(error)
         })?;
-        app.sender.sign_of_life(&credentials.origin);
         if let Some(proven) = request.extensions().get::<ProvenOrigin>() {
             // A second extractor on the same request would prove the same.
             let _ = proven.0.set(credentials.origin.clone());
