@@ -97,7 +97,7 @@ async fn delete_field(
     set(app, caller.user_id, name, None, address).await
 }
 
-/// Keeps a field, then tells the rooms when member events carry it.
+/// Keeps a field, then tells the rooms when member events carry it. Counts as one message, however many rooms there are.
 async fn set(
     app: web::Data<App>,
     user_id: OwnedUserId,
@@ -105,6 +105,7 @@ async fn set(
     value: Option<String>,
     address: ClientAddress,
 ) -> Result<HttpResponse, MatrixError> {
+    app.limits.messages_by_user.take(&user_id, &*app.clock)?;
     let change = AccountChange::SetProfileField { user_id: user_id.clone(), field: name.to_owned(), value };
     commit(&app.stores, vec![change]).await?;
     if MemberField::named(name).is_some() {

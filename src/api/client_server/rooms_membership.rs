@@ -60,24 +60,33 @@ pub struct WantedChange<'a> {
 /// Asks the room for a change of a membership: the one way for every endpoint.
 ///
 /// # Errors
-/// Those of the room; 404 for local users who do not exist.
+/// Those of the room; 404 for local users who do not exist; 429.
 pub async fn change_membership(app: &App, wanted: WantedChange<'_>) -> Result<OwnedEventId, MatrixError> {
+    let (sender, clock) = (&wanted.sender, &*app.clock);
+    match wanted.change {
+        MembershipChange::Invite => {
+            require_invitable(app, &wanted.target).await?;
+            app.limits.invites_by_user.take(sender, clock)?;
+        }
+        MembershipChange::Join => app.limits.joins_by_user.take(sender, clock)?,
+        // Knocks have rates of their own, which the room keeps.
+        MembershipChange::Knock => {}
+        MembershipChange::Leave | MembershipChange::Kick | MembershipChange::Ban | MembershipChange::Unban => {
+            app.limits.messages_by_user.take(sender, clock)?;
+        }
+    }
+    change_counted(app, wanted).await
+}
+
+/// The same for what was counted where it began: one new name changes a membership in every room.
+///
+/// # Errors
+/// Those of the room.
+pub async fn change_counted(app: &App, wanted: WantedChange<'_>) -> Result<OwnedEventId, MatrixError> {
     let WantedChange { sender, room_id, target, change, mut content, address } = wanted;
     // These two are the server's to say, never a client's.
     content.remove("membership");
     content.remove("join_authorised_via_users_server");
-    match change {
-        MembershipChange::Invite => {
-            require_invitable(app, &target).await?;
-            app.limits.invites_by_user.take(&sender, &*app.clock)?;
-        }
-        MembershipChange::Join => app.limits.joins_by_user.take(&sender, &*app.clock)?,
-        // Knocks have rates of their own, which the room keeps.
-        MembershipChange::Knock => {}
-        MembershipChange::Leave | MembershipChange::Kick | MembershipChange::Ban | MembershipChange::Unban => {
-            app.limits.messages_by_user.take(&sender, &*app.clock)?;
-        }
-    }
     if matches!(change, MembershipChange::Join | MembershipChange::Invite | MembershipChange::Knock) {
         content = filled_up(content, profile_content(&*app.stores.accounts, &target).await?);
     }

@@ -10,7 +10,7 @@ use vestibule_storage::error::StorageError;
 use crate::{
     client_server::{
         member_content::profile_content,
-        rooms_membership::{WantedChange, change_membership},
+        rooms_membership::{WantedChange, change_counted},
     },
     extract::ClientAddress,
     state::App,
@@ -74,7 +74,35 @@ async fn tell_one(app: &App, user_id: &UserId, room_id: OwnedRoomId, address: Cl
         content: CanonicalJsonObject::new(),
         address,
     };
-    if let Err(error) = change_membership(app, wanted).await {
+    if let Err(error) = change_counted(app, wanted).await {
         log::debug!(room_id:%, error:%; "a room did not take a new profile");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use vestibule_actors::limits::Rate;
+
+    use crate::{client_server::testing::server::TestServer, rate_limit::Rates, testing::rates};
+
+    #[actix_web::test]
+    async fn a_new_name_counts_once_however_many_rooms_show_it() {
+        let once = Rate { per_second: 0.001, burst: 1.0 };
+        let rates = Rates { joins_by_user: once, messages_by_user: once, ..rates(true) };
+        let server = TestServer::with(rates).await;
+        let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+        let rooms = [ann.room(json!({})).await, ann.room(json!({})).await, ann.room(json!({})).await];
+        let path = "/profile/@ann:us.test/displayname";
+        ann.put(path, json!({ "displayname": "Ann Otter" })).await;
+        for room in &rooms {
+            let member = ann.get(&format!("/rooms/{room}/state/m.room.member/@ann:us.test")).await;
+            assert_eq!(member["displayname"], "Ann Otter");
+        }
+        let again = ann.put_refused(path, json!({ "displayname": "Ann" })).await;
+        assert_eq!(again, (429, "M_LIMIT_EXCEEDED".to_owned()));
+        // Joins are still free.
+        let open = bob.room(json!({ "preset": "public_chat" })).await;
+        ann.post(&format!("/join/{open}"), json!({})).await;
     }
 }

@@ -19,8 +19,9 @@ use vestibule_storage::{commit::Commit, room::RoomCommit};
 
 use crate::{
     client_server,
+    rate_limit::Rates,
     state::{App, Randomness},
-    testing::World,
+    testing::{World, rates},
 };
 
 /// Bytes that differ from call to call.
@@ -44,9 +45,14 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// A server without users or rooms.
+    /// A server without users, rooms or rates.
     pub async fn start() -> Self {
-        let World { app, connections } = World::new();
+        Self::with(rates(false)).await
+    }
+
+    /// The same with rates.
+    pub async fn with(rates: Rates) -> Self {
+        let World { app, connections } = World::with(rates, |_| {});
         // The tests make several rooms, whose ids must differ.
         let mut app = Arc::try_unwrap(app.into_inner()).ok().unwrap();
         app.randomness = Arc::new(Counting::default());
