@@ -14,6 +14,7 @@ use vestibule_storage::room::StoredEvent;
 
 use super::{paths::each, room_view::RoomView, rooms_send::not_in_room};
 use crate::{
+    device_keys::sharing,
     error::MatrixError,
     extract::{Caller, Ruma},
     state::App,
@@ -91,11 +92,6 @@ async fn rooms_of_caller(
     app: Data<App>,
     Ruma(joined_rooms::v3::Request { .. }): Ruma<joined_rooms::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
-    let memberships = app.stores.rooms.memberships_of(&caller.user_id).await?;
-    let joined_rooms: Vec<_> = memberships
-        .into_iter()
-        .filter(|membership| membership.membership == MembershipState::Join)
-        .map(|membership| membership.room_id)
-        .collect();
+    let joined_rooms = sharing::joined_rooms(&*app.stores.rooms, &caller.user_id).await?;
     Ok(HttpResponse::Ok().json(json!({ "joined_rooms": joined_rooms })))
 }

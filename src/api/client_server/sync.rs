@@ -43,6 +43,7 @@ use super::{
     paths::each,
 };
 use crate::{
+    device_keys::sharing::joined_rooms,
     error::MatrixError,
     extract::{Caller, Ruma},
     state::App,
@@ -100,7 +101,7 @@ async fn sync(
         inbox::acknowledge(&app, &caller, token).await;
     }
     loop {
-        let rooms = joined_rooms(&app, &caller).await?;
+        let rooms = joined_rooms(&*app.stores.rooms, &caller.user_id).await?;
         // From here on every change wakes; only then is storage read.
         let mut watch = app.notifier.watch(&caller.user_id, &rooms);
         let answer = collected(&app, &caller, &asked).await?;
@@ -151,12 +152,6 @@ async fn stored_filter(app: &App, caller: &Caller, filter_id: &str) -> Result<Fi
     let stored = app.stores.accounts.filter(&caller.user_id, filter_id).await?;
     let stored = stored.ok_or_else(|| MatrixError::invalid_param("filter is neither JSON nor the id of a filter"))?;
     serde_json::from_str(&stored).map_err(|error| MatrixError::invalid_param(format!("filter: {error}")))
-}
-
-async fn joined_rooms(app: &App, caller: &Caller) -> Result<Vec<OwnedRoomId>, StorageError> {
-    let memberships = app.stores.rooms.memberships_of(&caller.user_id).await?;
-    let joined = memberships.into_iter().filter(|membership| membership.membership == MembershipState::Join);
-    Ok(joined.map(|membership| membership.room_id).collect())
 }
 
 /// Everything that is new, without waiting.

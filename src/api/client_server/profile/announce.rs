@@ -12,6 +12,7 @@ use crate::{
         member_content::profile_content,
         rooms_membership::{WantedChange, change_counted},
     },
+    device_keys::sharing::joined_rooms,
     extract::ClientAddress,
     state::App,
 };
@@ -43,19 +44,13 @@ async fn tell_all(app: &App, user_id: &UserId, address: ClientAddress) -> Result
         if told.as_ref() == Some(&profile) {
             break;
         }
-        let rooms = joined_rooms(app, user_id).await?;
+        let rooms = joined_rooms(&*app.stores.rooms, user_id).await?;
         stream::iter(rooms)
             .for_each_concurrent(ROOMS_AT_ONCE, |room_id| tell_one(app, user_id, room_id, address))
             .await;
         told = Some(profile);
     }
     Ok(())
-}
-
-async fn joined_rooms(app: &App, user_id: &UserId) -> Result<Vec<OwnedRoomId>, StorageError> {
-    let memberships = app.stores.rooms.memberships_of(user_id).await?;
-    let joined = memberships.into_iter().filter(|membership| membership.membership == MembershipState::Join);
-    Ok(joined.map(|membership| membership.room_id).collect())
 }
 
 async fn tell_one(app: &App, user_id: &UserId, room_id: OwnedRoomId, address: ClientAddress) {
