@@ -17,7 +17,7 @@ mod summary;
 
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web, web::Data};
+use actix_web::{HttpRequest, HttpResponse, web, web::Data};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ruma::{
     OwnedRoomId,
@@ -90,6 +90,7 @@ struct Asked {
 async fn sync(
     caller: Caller,
     app: Data<App>,
+    head: HttpRequest,
     unstable: web::Query<UnstableQuery>,
     Ruma(request): Ruma<sync_events::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
@@ -104,6 +105,8 @@ async fn sync(
         let rooms = joined_rooms(&*app.stores.rooms, &caller.user_id).await?;
         // From here on every change wakes; only then is storage read.
         let mut watch = app.notifier.watch(&caller.user_id, &rooms);
+        // Also that the user logged out: whoever has the token is then told nothing more.
+        Caller::of_request(&head, &app).await?;
         let answer = collected(&app, &caller, &asked).await?;
         let is_over = !waits || !answer.is_empty() || Instant::now() >= deadline;
         let has_news = !is_over

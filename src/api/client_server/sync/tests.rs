@@ -377,6 +377,20 @@ async fn a_waiting_sync_wakes_for_news() {
 }
 
 #[actix_web::test]
+async fn a_waiting_sync_ends_with_its_token() {
+    let server = TestServer::start().await;
+    let bob = server.user("bob").await;
+    let path = format!("/sync?since={}&timeout=5000", token(&bob.get("/sync").await));
+    let ((status, answer), ()) = futures_util::join!(bob.ask(Method::GET, &path, Value::Null), async {
+        while server.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        bob.post("/logout", json!({})).await;
+    });
+    assert_eq!((status, &answer["errcode"]), (401, &json!("M_UNKNOWN_TOKEN")));
+}
+
+#[actix_web::test]
 async fn lazy_members_are_those_who_spoke() {
     let server = TestServer::start().await;
     let ann = server.user("ann").await;

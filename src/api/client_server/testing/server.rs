@@ -72,6 +72,11 @@ impl TestServer {
         Client::of(self, localpart)
     }
 
+    /// How many clients wait for news.
+    pub fn waiting(&self) -> usize {
+        self.world.app.notifier.waiting()
+    }
+
     /// Commits what a room's actor would.
     pub async fn commit(&self, commit: RoomCommit) {
         let writer = &self.world.app.stores.writer;
