@@ -134,17 +134,39 @@ pub async fn members(rooms: &dyn RoomReader, room_id: &RoomId) -> Result<Vec<Own
     Ok(joined.filter_map(|event| UserId::parse(event.event.state_key()?).ok()).collect())
 }
 
-/// Whether a user, ours or not, is in one of some rooms.
+/// Those of some users, ours or not, who are in none of some rooms.
+///
+/// A room costs as many reads as it has members, or as there are users left to find, whichever is less: who leaves a large
+/// room and is in a thousand others asks about thousands of users.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn is_in_any(rooms: &dyn RoomReader, among: &[OwnedRoomId], user_id: &UserId) -> Result<bool, StorageError> {
+pub async fn in_none_of(
+    rooms: &dyn RoomReader,
+    among: &[OwnedRoomId],
+    mut users: BTreeSet<OwnedUserId>,
+) -> Result<BTreeSet<OwnedUserId>, StorageError> {
     for room_id in among {
-        if is_joined(rooms, room_id, user_id).await? {
-            return Ok(true);
+        if users.is_empty() {
+            break;
+        }
+        let joined = rooms.room(room_id).await?.map_or(0, |room| room.counts.join);
+        let is_small = usize::try_from(joined).is_ok_and(|joined| joined < users.len());
+        let mut found = Vec::new();
+        if is_small {
+            found = members(rooms, room_id).await?;
+        } else {
+            for user_id in &users {
+                if is_joined(rooms, room_id, user_id).await? {
+                    found.push(user_id.clone());
+                }
+            }
+        }
+        for user_id in found {
+            users.remove(&user_id);
         }
     }
-    Ok(false)
+    Ok(users)
 }
 
 async fn is_joined(rooms: &dyn RoomReader, room_id: &RoomId, user_id: &UserId) -> Result<bool, StorageError> {

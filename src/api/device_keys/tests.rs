@@ -228,6 +228,26 @@ async fn who_comes_and_goes_is_followed_and_no_longer() {
 }
 
 #[actix_web::test]
+async fn of_many_who_go_those_stay_who_are_elsewhere_too() {
+    let server = TestServer::start().await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    let (cat, dan) = (server.user("cat").await, server.user("dan").await);
+    let hall = ann.room(json!({ "preset": "public_chat" })).await;
+    for guest in [&bob, &cat, &dan] {
+        guest.post(&format!("/join/{hall}"), json!({})).await;
+    }
+    together(&ann, &bob).await;
+    let inside = token(&ann).await;
+    ann.post(&format!("/rooms/{hall}/leave"), json!({})).await;
+    let left = json!({ "changed": [], "left": ["@cat:us.test", "@dan:us.test"] });
+    assert_eq!(since(&ann, &inside).await["device_lists"], left);
+    let outside = token(&ann).await;
+    ann.post(&format!("/join/{hall}"), json!({})).await;
+    let changed = json!({ "changed": ["@bob:us.test", "@cat:us.test", "@dan:us.test"], "left": [] });
+    assert_eq!(since(&ann, &outside).await["device_lists"], changed);
+}
+
+#[actix_web::test]
 async fn cross_signing_keys_are_signed_and_only_good_signatures_are_kept() {
     let server = TestServer::start().await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);

@@ -24,7 +24,7 @@ use vestibule_storage::{
 use super::state_delta::{Entries, differing};
 use crate::{
     client_server::room_view::events_of,
-    device_keys::sharing::{is_in_any, members},
+    device_keys::sharing::{in_none_of, members},
     state::App,
 };
 
@@ -56,35 +56,28 @@ pub async fn between(
 ) -> Result<DeviceLists, StorageError> {
     let rooms = &*app.stores.rooms;
     let memberships = rooms.memberships_of(user_id).await?;
-    let mut came = BTreeSet::new();
+    let mut changed: BTreeSet<OwnedUserId> =
+        app.stores.device_keys.changed_lists(after, up_to).await?.into_iter().collect();
+    // Of the user's own devices all are told, whatever rooms there are.
+    let own = changed.take(user_id);
     let mut went = BTreeSet::new();
     let mut joined: Vec<OwnedRoomId> = Vec::new();
     for membership in memberships {
         let is_joined = membership.membership == MembershipState::Join;
         let comes_and_goes = comings_and_goings(rooms, &membership, user_id, after, up_to).await?;
-        came.extend(comes_and_goes.came);
+        changed.extend(comes_and_goes.came);
         went.extend(comes_and_goes.went);
         if is_joined {
             joined.push(membership.room_id);
         }
     }
-    let mut lists = DeviceLists::default();
-    for other in app.stores.device_keys.changed_lists(after, up_to).await? {
-        if other == *user_id || is_in_any(rooms, &joined, &other).await? {
-            lists.changed.insert(other);
-        }
-    }
-    for other in came {
-        if other != *user_id && is_in_any(rooms, &joined, &other).await? {
-            lists.changed.insert(other);
-        }
-    }
-    for other in went {
-        if other != *user_id && !is_in_any(rooms, &joined, &other).await? {
-            lists.left.insert(other);
-        }
-    }
-    Ok(lists)
+    changed.remove(user_id);
+    went.remove(user_id);
+    let strangers = in_none_of(rooms, &joined, changed.union(&went).cloned().collect()).await?;
+    changed.retain(|other| !strangers.contains(other));
+    went.retain(|other| strangers.contains(other));
+    changed.extend(own);
+    Ok(DeviceLists { changed, left: went })
 }
 
 #[derive(Default)]
