@@ -188,7 +188,8 @@ async fn collected(app: &App, caller: &Caller, asked: &Asked) -> Result<SyncAnsw
     let token = SyncToken { position: until, typing: ephemeral.typing, inbox: inbox.told_up_to };
     let mut answer = SyncAnswer::nothing_new(token.to_string());
     answer.to_device.events = inbox.events;
-    if let Some(since) = asked.since {
+    // Who starts over knows devices as they were in the life that was lost, and would encrypt for those.
+    if let Some(since) = asked.since.or(asked.is_fresh_start.then_some(StreamPosition::START)) {
         answer.device_lists = device_lists::between(app, &caller.user_id, since, until).await?;
     }
     answer.device_one_time_keys_count = one_time_key_counts(app, caller).await?;

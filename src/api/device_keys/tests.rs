@@ -228,6 +228,17 @@ async fn who_comes_and_goes_is_followed_and_no_longer() {
 }
 
 #[actix_web::test]
+async fn who_comes_from_a_life_that_was_lost_asks_for_all_devices_again() {
+    let server = TestServer::start().await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    together(&ann, &bob).await;
+    let changed = |sync: Value| sync["device_lists"]["changed"].clone();
+    assert_eq!(changed(since(&ann, "s1_0.99999999").await), json!(["@bob:us.test"]));
+    // Who has no token knows no devices.
+    assert_eq!(changed(ann.get("/sync").await), json!([]));
+}
+
+#[actix_web::test]
 async fn of_many_who_go_those_stay_who_are_elsewhere_too() {
     let server = TestServer::start().await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
