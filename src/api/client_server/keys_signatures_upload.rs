@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use actix_web::{HttpResponse, web};
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedUserId, UserId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, OwnedUserId};
 use serde_json::{Map, Value, json};
-use vestibule_federation::perform::USER_KEYS_DEADLINE;
+use vestibule_federation::{perform::USER_KEYS_DEADLINE, user_keys::UserKeys};
 use vestibule_protocol::{
     canonical_json,
     key_signatures::{public_key_of, signatures_by, signed_part, verifies},
@@ -50,7 +50,11 @@ async fn upload(
     if users.iter().map(|(_, keys)| keys_of(keys)).sum::<usize>() > SIGNED_KEYS_MAX {
         return Err(MatrixError::too_large(format!("{SIGNED_KEYS_MAX} keys at most are signed at once")));
     }
-    let signer = Signer::load(&app, &caller).await?;
+    // All servers at once, and each once: asked one after the other, a thousand dead ones would hold the request for hours.
+    let targets = users.iter().map(|(target, _)| target);
+    let elsewhere = targets.filter(|target| !app.is_ours(target.server_name())).cloned().collect();
+    let (elsewhere, _failures) = remote::query(&app, &caller.user_id, elsewhere, USER_KEYS_DEADLINE).await?;
+    let signer = Signer::load(&app, &caller, elsewhere).await?;
     let mut accepted = Accepted::default();
     let mut failures = Failures::new();
     for (target, keys) in users {
@@ -73,10 +77,16 @@ struct Signer<'a> {
     caller: &'a Caller,
     devices: BTreeMap<String, CanonicalJsonObject>,
     cross_signing: BTreeMap<KeyUsage, CanonicalJsonObject>,
+    /// Keys of other servers' users, which the caller signs.
+    elsewhere: BTreeMap<OwnedUserId, UserKeys>,
 }
 
 impl<'a> Signer<'a> {
-    async fn load(app: &App, caller: &'a Caller) -> Result<Self, MatrixError> {
+    async fn load(
+        app: &App,
+        caller: &'a Caller,
+        elsewhere: BTreeMap<OwnedUserId, UserKeys>,
+    ) -> Result<Self, MatrixError> {
         let devices = app.stores.device_keys.device_keys(&caller.user_id).await?;
         let cross_signing = app.stores.device_keys.cross_signing_keys(&caller.user_id).await?;
         let object = |text: String| canonical_json::parse_object(text.as_bytes()).ok();
@@ -84,6 +94,7 @@ impl<'a> Signer<'a> {
             caller,
             devices: devices.into_iter().filter_map(|(id, text)| Some((id.to_string(), object(text)?))).collect(),
             cross_signing: cross_signing.into_iter().filter_map(|(usage, text)| Some((usage, object(text)?))).collect(),
+            elsewhere,
         })
     }
 
@@ -136,7 +147,7 @@ impl Accepted {
             (signer.devices.get(target_key).cloned(), keys)
         } else {
             let keys = signer.cross_signing_key(KeyUsage::UserSigning).into_iter().collect();
-            (master_key(app, &signer.caller.user_id, target, target_key).await?, keys)
+            (master_key(app, signer, target, target_key).await?, keys)
         };
         let stored = stored.ok_or_else(|| MatrixError::not_found("there is no such key"))?;
         if signed_part(&stored) != signed_part(&signed) {
@@ -208,15 +219,14 @@ fn new_signatures(
 /// Another user's master key, if it is the one that is meant.
 async fn master_key(
     app: &App,
-    caller: &UserId,
+    signer: &Signer<'_>,
     user_id: &OwnedUserId,
     public_key: &str,
 ) -> Result<Option<CanonicalJsonObject>, MatrixError> {
     let text = if app.is_ours(user_id.server_name()) {
         app.stores.device_keys.cross_signing_keys(user_id).await?.remove(&KeyUsage::Master)
     } else {
-        let (mut found, _failures) = remote::query(app, caller, vec![user_id.clone()], USER_KEYS_DEADLINE).await?;
-        found.remove(user_id).and_then(|keys| keys.master).map(|master| master.to_string())
+        signer.elsewhere.get(user_id).and_then(|keys| keys.master.as_ref()).map(ToString::to_string)
     };
     let master = text.and_then(|text| canonical_json::parse_object(text.as_bytes()).ok());
     Ok(master.filter(|master| public_key_of(master).as_deref() == Some(public_key)))
