@@ -8,7 +8,6 @@ use ruma::{
     OwnedRoomId, RoomId, RoomVersionId, UserId,
     api::client::room::get_summary,
     events::{StateEventType, room::member::MembershipState},
-    room::JoinRuleKind,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -114,14 +113,11 @@ async fn summary(
 ) -> Result<Option<RoomSummary>, MatrixError> {
     let rooms = &*app.stores.rooms;
     let entry = Entry::load(rooms, row).await?;
-    let allowed_room_ids = match RoomVersion::lookup(&row.room_version) {
-        Some(version) => restricted_join::allowed_rooms(app, &row.room_id, &version).await?.unwrap_or_default(),
-        None => Vec::new(),
-    };
-    let is_open = matches!(entry.join_rule, JoinRuleKind::Public | JoinRuleKind::Knock | JoinRuleKind::KnockRestricted)
-        || entry.world_readable
-        || matches!(membership, MembershipState::Join | MembershipState::Invite | MembershipState::Knock);
-    if !is_open {
+    let Some(version) = RoomVersion::lookup(&row.room_version) else { return Ok(None) };
+    let allowed_room_ids = restricted_join::allowed_rooms(app, &row.room_id, &version).await?.unwrap_or_default();
+    let is_known_to_user =
+        matches!(membership, MembershipState::Join | MembershipState::Invite | MembershipState::Knock);
+    if !is_known_to_user && !entry.is_open_to_strangers(&version) {
         let vouching = restricted_join::judge(app, &row.room_id, user_id).await?;
         if !matches!(vouching, Vouching::By(_) | Vouching::NobodyMayInvite) {
             return Ok(None);

@@ -11,7 +11,7 @@ use ruma::{
     room::{JoinRuleKind, RoomType},
 };
 use serde::{Deserialize, Serialize};
-use vestibule_protocol::pdu::Pdu;
+use vestibule_protocol::{pdu::Pdu, room_version::RoomVersion};
 use vestibule_storage::{
     error::StorageError,
     room::{RoomReader, RoomRow},
@@ -19,8 +19,8 @@ use vestibule_storage::{
 
 /// One room of the directory.
 ///
-/// What other servers send is read into it too. ruma's type leaves `join_rule` out when it is `public`, since readers take that for granted; ours always says it, so that
-/// nobody has to.
+/// What other servers send is read into it too. ruma's type leaves `join_rule` out when it is `public`, since readers take
+/// that for granted; ours always says it, so that nobody has to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Entry {
     /// The room.
@@ -136,6 +136,18 @@ impl Entry {
         }
     }
 
+    /// Whether strangers may read the room, enter it or ask to, as rooms of its version can: then it is no secret.
+    #[must_use]
+    pub fn is_open_to_strangers(&self, version: &RoomVersion) -> bool {
+        let may_enter_or_ask = match self.join_rule {
+            JoinRuleKind::Public => true,
+            JoinRuleKind::Knock => version.can_knock(),
+            JoinRuleKind::KnockRestricted => version.can_knock_restricted(),
+            _ => false,
+        };
+        self.world_readable || may_enter_or_ask
+    }
+
     /// Whether a search finds the room: its kind is wanted, and the term is part of its name, topic or alias in any case.
     #[must_use]
     pub fn matches(&self, filter: &Filter) -> bool {
@@ -201,7 +213,7 @@ struct AvatarContent {
 
 #[cfg(test)]
 mod tests {
-    use ruma::{owned_room_alias_id, owned_room_id};
+    use ruma::{RoomVersionId, owned_room_alias_id, owned_room_id};
     use serde_json::json;
 
     use super::*;
@@ -242,6 +254,25 @@ mod tests {
                 "guest_can_join": true, "canonical_alias": "#Garden:example.org", "name": "Über Gärten",
             })
         );
+    }
+
+    #[test]
+    fn a_room_is_open_by_what_its_version_can() {
+        for (join_rule, version, is_open) in [
+            (JoinRuleKind::Public, RoomVersionId::V6, true),
+            (JoinRuleKind::Knock, RoomVersionId::V6, false),
+            (JoinRuleKind::Knock, RoomVersionId::V7, true),
+            (JoinRuleKind::KnockRestricted, RoomVersionId::V9, false),
+            (JoinRuleKind::KnockRestricted, RoomVersionId::V10, true),
+            (JoinRuleKind::Restricted, RoomVersionId::V12, false),
+            (JoinRuleKind::Invite, RoomVersionId::V12, false),
+        ] {
+            let version = RoomVersion::lookup(&version).unwrap();
+            let entry = Entry { join_rule, ..entry() };
+            assert_eq!(entry.is_open_to_strangers(&version), is_open, "{:?}", entry.join_rule);
+            let readable = Entry { world_readable: true, ..entry };
+            assert!(readable.is_open_to_strangers(&version));
+        }
     }
 
     #[test]
