@@ -35,13 +35,13 @@ const SUBJECTS_MAX: usize = 10_000;
 /// The configured rates of the buckets that live here.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
-    /// `false` switches all rates off, never caps or sizes.
+    /// `false` switches all rates off, and the cap on connections of one address; never other caps, or sizes.
     pub enabled: bool,
     /// Federation requests of one server, of all kinds.
     pub requests_by_origin: Rate,
-    /// Alias and profile look-ups of one server.
+    /// What one server asks about aliases, profiles, the directory, spaces, and devices and keys of users.
     pub queries_by_origin: Rate,
-    /// Aliases, profiles and directories of other servers that are looked up for one address.
+    /// Aliases, profiles, directories and summaries of other servers that are looked up for one address.
     pub queries_by_address: Rate,
     /// Log-in attempts from one address.
     pub logins_by_address: Rate,
@@ -49,7 +49,7 @@ pub struct Rates {
     pub failed_logins_by_user: Rate,
     /// Registrations from one address.
     pub registrations_by_address: Rate,
-    /// Events sent by one of our users.
+    /// Events sent by one of our users, but joins, knocks and invites; and changes of their profile.
     pub messages_by_user: Rate,
     /// What one of our users tells of typing and reading.
     pub typing_and_receipts_by_user: Rate,
@@ -110,7 +110,7 @@ pub struct Limits {
     pub failed_logins_by_user: Limit<OwnedUserId>,
     /// Registrations from one address.
     pub registrations_by_address: Limit<ClientAddress>,
-    /// Events sent by one of our users.
+    /// Events sent by one of our users, but joins, knocks and invites; and changes of their profile.
     pub messages_by_user: Limit<OwnedUserId>,
     /// What one of our users tells of typing and reading.
     pub typing_and_receipts_by_user: Limit<OwnedUserId>,
@@ -171,7 +171,7 @@ impl Limits {
         self.hold_for(&self.requests_by_origin, origin, clock).await
     }
 
-    /// As [`Limits::hold_request_of`], for look-ups of aliases and profiles.
+    /// As [`Limits::hold_request_of`], for questions that cost us more than they cost who asks.
     ///
     /// # Errors
     /// As there.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table of settings")]
 pub struct RateLimit {
-    /// Off leaves only caps and size limits.
+    /// Off leaves only caps and size limits, without the cap on connections of one address.
     pub enabled: bool,
     /// Knocks through us in one room, from everybody together.
     pub knocks_in_room: Bucket,
@@ -27,17 +27,17 @@ pub struct RateLimit {
     pub new_origins_by_network: Bucket,
     /// Federation requests of one server, of all kinds.
     pub requests_by_origin: Bucket,
-    /// Alias and profile look-ups of one server.
+    /// What one server asks about aliases, profiles, the directory, spaces, and devices and keys of users.
     pub queries_by_origin: Bucket,
-    /// Aliases, profiles and directories of other servers that clients at one address look up through us.
+    /// Aliases, profiles, directories and summaries of other servers that clients at one address look up through us.
     pub queries_by_address: Bucket,
     /// Log-in attempts from one address.
     pub logins_by_address: Bucket,
-    /// Failed log-in attempts at one account.
+    /// Failed log-in attempts at one account, and wrong passwords where one is asked for again.
     pub failed_logins_by_user: Bucket,
     /// Registrations from one address.
     pub registrations_by_address: Bucket,
-    /// Message and state events sent by one of our users.
+    /// Events sent by one of our users, but joins, knocks and invites; and changes of their profile.
     pub messages_by_user: Bucket,
     /// What one of our users tells of typing and reading.
     pub typing_and_receipts_by_user: Bucket,
