@@ -203,6 +203,23 @@ async fn messages_wait_until_the_next_sync_says_that_they_came() {
 }
 
 #[actix_web::test]
+async fn messages_and_devices_wake_who_waits() {
+    let server = TestServer::start().await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    together(&ann, &bob).await;
+    // Longer than anybody waits for a test: who is not woken is told nothing.
+    let waiting = async |token: &str| bob.get(&format!("/sync?since={token}&timeout=30000")).await;
+    let messages = json!({ "messages": { "@bob:us.test": { (DEVICE): { "body": "hello" } } } });
+    let bobs = token(&bob).await;
+    let (seen, _) = futures_util::join!(waiting(&bobs), ann.put("/sendToDevice/m.test/1", messages));
+    assert_eq!(seen["to_device"]["events"][0]["content"]["body"], "hello");
+    let bobs = seen["next_batch"].as_str().unwrap();
+    let keys = json!({ "device_keys": device_keys("@ann:us.test", 1) });
+    let (seen, _) = futures_util::join!(waiting(bobs), ann.post("/keys/upload", keys));
+    assert_eq!(seen["device_lists"]["changed"], json!(["@ann:us.test"]));
+}
+
+#[actix_web::test]
 async fn who_comes_and_goes_is_followed_and_no_longer() {
     let server = TestServer::start().await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
