@@ -68,7 +68,7 @@ pub async fn query(
     let (answers, failures) = all(asked).await;
     let mut changes = Vec::new();
     for (user_id, keys) in answers.into_iter().flatten() {
-        if shared.since(app, &user_id).await?.is_some() {
+        if shared.with_since(app, &user_id, as_of).await? {
             changes.extend(keep(&user_id, &keys, as_of));
         }
         found.insert(user_id, keys);
@@ -123,25 +123,26 @@ impl SharedRooms {
         Ok(Self(joined.map(|membership| (membership.room_id, membership.position)).collect()))
     }
 
-    /// Since when the two have been in some room together without a break: all that time the other's server tells us of
-    /// changes.
-    async fn since(&self, app: &App, other: &UserId) -> Result<Option<StreamPosition>, StorageError> {
-        let mut since = None;
-        for (room_id, joined_at) in &self.0 {
-            let rooms = &app.stores.rooms;
+    /// Whether the two have been in some room together without a break since a position: all that time the other's server
+    /// tells us of changes.
+    async fn with_since(&self, app: &App, other: &UserId, since: StreamPosition) -> Result<bool, StorageError> {
+        let rooms = &app.stores.rooms;
+        for (room_id, _) in self.0.iter().filter(|(_, joined_at)| *joined_at <= since) {
             let event = rooms.current_state_event(room_id, &StateEventType::RoomMember, other.as_str()).await?;
-            let event = event.filter(|event| event.event.membership() == Some(MembershipState::Join));
-            let together = event.map(|event| event.position.max(*joined_at));
-            since = since.into_iter().chain(together).min();
+            let is_joined_since = event.is_some_and(|event| {
+                event.event.membership() == Some(MembershipState::Join) && event.position <= since
+            });
+            if is_joined_since {
+                return Ok(true);
+            }
         }
-        Ok(since)
+        Ok(false)
     }
 }
 
 async fn kept(app: &App, shared: &SharedRooms, user_id: &UserId) -> Result<Option<UserKeys>, StorageError> {
     let Some(keys) = app.stores.device_keys.remote_keys(user_id).await? else { return Ok(None) };
-    let together_since = shared.since(app, user_id).await?;
-    if together_since.is_none_or(|since| since > keys.as_of) {
+    if !shared.with_since(app, user_id, keys.as_of).await? {
         return Ok(None);
     }
     let Ok(kept) = serde_json::from_str::<Kept>(&keys.keys) else { return Ok(None) };
