@@ -10,6 +10,7 @@ mod flights;
 mod join;
 mod knock;
 mod missing_events;
+mod overload;
 mod profile;
 mod public_rooms;
 mod receive;

@@ -13,8 +13,8 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep};
-use vestibule_actors::{AskError, JoinAnswer};
+use tokio::time::Instant;
+use vestibule_actors::JoinAnswer;
 use vestibule_protocol::{
     canonical_json,
     membership::{ImportRefusal, handshake::member_content, template::Template},
@@ -31,6 +31,7 @@ use super::{
     Federation, PerformError,
     candidates::{CANDIDATES_DEADLINE, Refusals, Wanted},
     flights::Flow,
+    overload::Patience,
 };
 use crate::{
     client::{Limits, RemoteError},
@@ -43,9 +44,8 @@ pub const SEND_JOIN_REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Time for a `send_join` answer. Ours: large rooms take the other server long to put together.
 pub const SEND_JOIN_DEADLINE: Duration = Duration::from_mins(3);
 
-/// How often a room that is overloaded is asked to take the answer, and the pause between. Ours: it must not be lost now.
-const IMPORT_ATTEMPTS_MAX: u32 = 10;
-const IMPORT_PAUSE: Duration = Duration::from_secs(1);
+/// With a room that is too full to take the answer. Ours: it must not be lost now.
+const IMPORT_PATIENCE: Patience = Patience { attempts_max: 10, pause: Duration::from_secs(1) };
 
 /// The key by which a restricted join names who vouches for it.
 const AUTHORIZED_VIA: &str = "join_authorised_via_users_server";
@@ -250,14 +250,8 @@ impl Federation {
         version: &RoomVersion,
         answer: JoinAnswer,
     ) -> Result<(), PerformError> {
-        for _ in 1..IMPORT_ATTEMPTS_MAX {
-            match self.inner.rooms.import_join(room_id, version, answer.clone()).await {
-                Err(AskError::Overloaded) => sleep(IMPORT_PAUSE).await,
-                outcome => return outcome.map_err(|error| PerformError::of_room(error, PerformError::NotImported)),
-            }
-        }
-        let last = self.inner.rooms.import_join(room_id, version, answer).await;
-        last.map_err(|error| PerformError::of_room(error, PerformError::NotImported))
+        let imported = IMPORT_PATIENCE.ask(|| self.inner.rooms.import_join(room_id, version, answer.clone())).await;
+        imported.map_err(|error| PerformError::of_room(error, PerformError::NotImported))
     }
 }
 

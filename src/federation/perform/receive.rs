@@ -10,17 +10,15 @@ use ruma::{
     events::room::member::MembershipState,
 };
 use thiserror::Error;
-use tokio::time::sleep;
 use vestibule_actors::{AskError, ReceiveAnswer, ReceivePdu, Received};
 use vestibule_protocol::{membership::ReceiveRefusal, pdu::checks::VerifiedPdu, room_version::RoomVersion};
 use vestibule_storage::{commit::CommitError, error::StorageError, room::OutOfBand};
 
-use super::Federation;
+use super::{Federation, overload::Patience};
 
-/// How often a room whose mailbox is full is asked again for one event, and the pause between. Ours: a mailbox drains in far
-/// less, and an event that is not taken now comes back only as somebody's missing event.
-const OVERLOAD_ATTEMPTS_MAX: u32 = 6;
-const OVERLOAD_PAUSE: Duration = Duration::from_millis(500);
+/// With a room whose mailbox is full. Ours: a mailbox drains in far less, and an event that is not taken now comes back only as
+/// somebody's missing event.
+const PATIENCE: Patience = Patience { attempts_max: 6, pause: Duration::from_millis(500) };
 
 /// Why an event is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -176,12 +174,6 @@ impl Federation {
     /// Asks the room to take an event; again while it is overloaded.
     pub(super) async fn ask_room(&self, origin: &ServerName, room_id: &RoomId, event: &VerifiedPdu) -> Asked {
         let message = || ReceivePdu { event: event.clone(), origin: OwnedServerName::from(origin) };
-        for _ in 1..OVERLOAD_ATTEMPTS_MAX {
-            match self.inner.rooms.ask(room_id, message()).await {
-                Err(AskError::Overloaded) => sleep(OVERLOAD_PAUSE).await,
-                asked => return asked,
-            }
-        }
-        self.inner.rooms.ask(room_id, message()).await
+        PATIENCE.ask(|| self.inner.rooms.ask(room_id, message())).await
     }
 }
