@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use vestibule_actors::{AskError, ReceiveAcrossGap, ReceiveOutliers, StateAcross};
 use vestibule_protocol::{
     canonical_json,
+    membership::ReceiveRefusal,
     pdu::checks::{ShapedPdu, VerifiedPdu},
     room_version::RoomVersion,
 };
@@ -22,7 +23,7 @@ use vestibule_storage::error::StorageError;
 use super::{
     Federation,
     missing_events::{Gap, oldest_first},
-    receive::Asked,
+    receive::{Asked, PATIENCE},
 };
 use crate::{client::Limits, endpoints};
 
@@ -65,10 +66,14 @@ impl Federation {
     /// Takes an event upon the state that its sender tells, if it tells any.
     pub(super) async fn receive_across_gap(&self, gap: &Gap<'_>, event: &VerifiedPdu) -> Asked {
         let gap = Gap { deadline: Instant::now() + ACROSS_DEADLINE, ..gap.clone() };
-        let state = timeout_at(gap.deadline, self.fetch_state(&gap, event)).await.ok().flatten();
-        let state = state.map_or(StateAcross::NotTold, |state| StateAcross::Told(state.into_iter().collect()));
-        let message = ReceiveAcrossGap { event: event.clone(), origin: OwnedServerName::from(gap.origin), state };
-        let asked = self.inner.rooms.ask(gap.room_id, message).await;
+        let told = timeout_at(gap.deadline, self.fetch_state(&gap, event)).await.unwrap_or(Ok(None))?;
+        let state = told.map_or(StateAcross::NotTold, |state| StateAcross::Told(state.into_iter().collect()));
+        let message = || ReceiveAcrossGap {
+            event: event.clone(),
+            origin: OwnedServerName::from(gap.origin),
+            state: state.clone(),
+        };
+        let asked = PATIENCE.ask(|| self.inner.rooms.ask(gap.room_id, message())).await;
         if asked.is_ok() {
             log::info!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = event.pdu().event_id(); "event taken across a gap");
         }
@@ -76,7 +81,12 @@ impl Federation {
     }
 
     /// Brings every event of the state before `event` into storage, as far as they are to be had, and says which they are.
-    async fn fetch_state(&self, gap: &Gap<'_>, event: &VerifiedPdu) -> Option<BTreeSet<OwnedEventId>> {
+    /// `None`: the server does not tell.
+    async fn fetch_state(
+        &self,
+        gap: &Gap<'_>,
+        event: &VerifiedPdu,
+    ) -> Result<Option<BTreeSet<OwnedEventId>>, AskError<ReceiveRefusal>> {
         let request = endpoints::state_ids(gap.room_id, event.pdu().event_id());
         let limits = Limits {
             reply_bytes_max: STATE_IDS_REPLY_BYTES_MAX,
@@ -86,25 +96,27 @@ impl Federation {
         let told = reply.and_then(|reply| reply.json::<StateIds>()).map_err(|error| {
             log::debug!(destination:% = gap.origin, room_id:% = gap.room_id, error:%; "state not told");
         });
-        let StateIds { pdu_ids, auth_chain_ids } = told.ok()?;
+        let Ok(StateIds { pdu_ids, auth_chain_ids }) = told else { return Ok(None) };
         if pdu_ids.len().saturating_add(auth_chain_ids.len()) > STATE_IDS_MAX {
-            return None;
+            return Ok(None);
         }
         let announced: BTreeSet<OwnedEventId> =
             pdu_ids.iter().chain(&auth_chain_ids).chain(event.pdu().auth_events()).cloned().collect();
-        let mut known = self.stored(gap, &announced).await.ok()?;
+        let mut known = self.stored(gap, &announced).await.map_err(of_storage)?;
         let missing: BTreeSet<OwnedEventId> = announced.difference(&known).cloned().collect();
         let fetched = if missing.len() > ONE_BY_ONE_MAX {
-            self.fetch_whole_state(gap, event, &missing).await?
+            self.fetch_whole_state(gap, event, &missing).await
         } else {
             let fetching = stream::iter(missing).map(|event_id| async move { self.fetch_event(gap, &event_id).await });
-            fetching.buffer_unordered(AT_ONCE_MAX).filter_map(std::future::ready).collect().await
+            Some(fetching.buffer_unordered(AT_ONCE_MAX).filter_map(std::future::ready).collect().await)
         };
+        let Some(fetched) = fetched else { return Ok(None) };
         self.keep_outliers(gap, fetched, &mut known).await?;
-        Some(pdu_ids.into_iter().filter(|event_id| known.contains(event_id)).collect())
+        Ok(Some(pdu_ids.into_iter().filter(|event_id| known.contains(event_id)).collect()))
     }
 
-    async fn stored(
+    /// Those of the events that are stored.
+    pub(super) async fn stored(
         &self,
         gap: &Gap<'_>,
         event_ids: &BTreeSet<OwnedEventId>,
@@ -137,18 +149,21 @@ impl Federation {
     }
 
     /// Gives fetched events to the room, each after those that authorize it; adds them to `known`. An event that names one
-    /// which is neither known nor fetched is left out. `None`: the room did not take them.
+    /// which is neither known nor fetched is left out.
+    ///
+    /// # Errors
+    /// [`AskError`]: the room did not take them.
     pub(super) async fn keep_outliers(
         &self,
         gap: &Gap<'_>,
         fetched: Vec<VerifiedPdu>,
         known: &mut BTreeSet<OwnedEventId>,
-    ) -> Option<()> {
+    ) -> Result<(), AskError<ReceiveRefusal>> {
         let ordered = oldest_first(fetched, |event| event.pdu().auth_events());
         let named: BTreeSet<OwnedEventId> =
             ordered.iter().flat_map(|event| event.pdu().auth_events()).cloned().collect();
         let unknown: BTreeSet<OwnedEventId> = named.difference(known).cloned().collect();
-        known.extend(self.stored(gap, &unknown).await.ok()?);
+        known.extend(self.stored(gap, &unknown).await.map_err(of_storage)?);
         let mut complete: Vec<VerifiedPdu> = Vec::new();
         for event in ordered {
             if event.pdu().auth_events().iter().all(|event_id| known.contains(event_id)) {
@@ -157,16 +172,16 @@ impl Federation {
             }
         }
         for some in complete.chunks(EVENTS_AT_A_TIME) {
-            let message = ReceiveOutliers { events: some.to_vec() };
-            if let Err(error) = self.inner.rooms.ask(gap.room_id, message).await {
-                if !matches!(error, AskError::Refused(_)) {
-                    log::warn!(room_id:% = gap.room_id, error:%; "fetched events not taken");
-                }
-                return None;
-            }
+            let message = || ReceiveOutliers { events: some.to_vec() };
+            PATIENCE.ask(|| self.inner.rooms.ask(gap.room_id, message())).await?;
         }
-        Some(())
+        Ok(())
     }
+}
+
+/// That the store cannot be read is no fact about what was asked for.
+pub(super) fn of_storage(error: StorageError) -> AskError<ReceiveRefusal> {
+    AskError::Storage(error.into())
 }
 
 /// The wanted events of an answer whose format is right. `None`: it is no such answer.

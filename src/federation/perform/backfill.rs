@@ -11,7 +11,7 @@ use ruma::{
 };
 use tokio::time::Instant;
 use vestibule_actors::{AddHistory, AskError};
-use vestibule_protocol::{pdu::checks::VerifiedPdu, room_version::RoomVersion};
+use vestibule_protocol::{membership::ReceiveRefusal, pdu::checks::VerifiedPdu, room_version::RoomVersion};
 use vestibule_storage::{
     error::StorageError,
     room::{Direction, StoredEvent},
@@ -19,6 +19,7 @@ use vestibule_storage::{
 
 use super::{
     Federation, PerformError,
+    across_gap::of_storage,
     missing_events::{Gap, MISSING_AUTH_EVENTS_MAX, MISSING_DEADLINE},
 };
 use crate::endpoints;
@@ -65,8 +66,10 @@ impl Federation {
                 rounds_left: 0,
                 auth_events_left: MISSING_AUTH_EVENTS_MAX,
             };
-            let Some(events) = self.fetch_history(gap, oldest.event.event_id().to_owned(), limit).await else {
-                continue;
+            let events = match self.fetch_history(gap, oldest.event.event_id().to_owned(), limit).await {
+                Ok(Some(events)) => events,
+                Ok(None) | Err(AskError::Refused(_)) => continue,
+                Err(error) => return Err(PerformError::of_room(error, |_| PerformError::Failed)),
             };
             let message = AddHistory { before: oldest.event.event_id().to_owned(), events };
             match self.inner.rooms.ask(room_id, message).await {
@@ -96,24 +99,30 @@ impl Federation {
         Ok(servers.into_iter().map(|(server, _)| server).take(SERVERS_MAX).collect())
     }
 
-    /// Verified events whose auth events are stored when it returns.
-    async fn fetch_history(&self, mut gap: Gap<'_>, before: OwnedEventId, limit: usize) -> Option<Vec<VerifiedPdu>> {
+    /// Verified events whose auth events are stored when it returns. `None`: the server does not have them all.
+    ///
+    /// # Errors
+    /// [`AskError`]: it is our own side that cannot.
+    async fn fetch_history(
+        &self,
+        mut gap: Gap<'_>,
+        before: OwnedEventId,
+        limit: usize,
+    ) -> Result<Option<Vec<VerifiedPdu>>, AskError<ReceiveRefusal>> {
         let request = endpoints::backfill(gap.room_id, &before, limit);
-        let answer = self.fetch(&gap, request, HISTORY_REPLY_BYTES_MAX).await?;
+        let Some(answer) = self.fetch(&gap, request, HISTORY_REPLY_BYTES_MAX).await else { return Ok(None) };
         let listed = answer.get("pdus").and_then(CanonicalJsonValue::as_array).unwrap_or_default();
         let objects = listed.iter().take(HISTORY_EVENTS_MAX).filter_map(CanonicalJsonValue::as_object);
         let shaped: Vec<_> = objects.filter_map(|object| self.shape_of_room(&gap, object.clone())).collect();
         let events = self.verify_many(shaped, gap.version).await;
         let named: BTreeSet<OwnedEventId> =
             events.iter().flat_map(|event| event.pdu().auth_events()).cloned().collect();
-        let named: Vec<OwnedEventId> = named.into_iter().collect();
-        let stored = self.inner.stores.rooms.events(gap.room_id, &named).await.ok()?;
-        let unknown = named.iter().zip(stored).filter(|(_, stored)| stored.is_none());
-        let unknown: Vec<OwnedEventId> = unknown.map(|(event_id, _)| event_id.clone()).collect();
-        if !unknown.is_empty() && !self.fetch_auth_events(&mut gap, unknown).await {
+        let known = self.stored(&gap, &named).await.map_err(of_storage)?;
+        let unknown: Vec<OwnedEventId> = named.difference(&known).cloned().collect();
+        if !unknown.is_empty() && !self.fetch_auth_events(&mut gap, unknown).await? {
             log::debug!(destination:% = gap.origin, room_id:% = gap.room_id; "history lacks what authorizes it");
-            return None;
+            return Ok(None);
         }
-        Some(events)
+        Ok(Some(events))
     }
 }

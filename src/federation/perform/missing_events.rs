@@ -25,7 +25,7 @@ use vestibule_protocol::{
 };
 use vestibule_storage::room::Direction;
 
-use super::{Federation, receive::Asked};
+use super::{Federation, across_gap::of_storage, receive::Asked};
 use crate::{
     client::{Limits, RemoteError, ServerRequest},
     endpoints,
@@ -136,7 +136,7 @@ impl Federation {
                 event_ids.iter().cloned().partition(|id| top.pdu().prev_events().contains(id));
             let deadline = gap.deadline;
             let is_closer = if prev.is_empty() {
-                timeout_at(deadline, self.fetch_auth_events(&mut gap, auth)).await.unwrap_or(false)
+                timeout_at(deadline, self.fetch_auth_events(&mut gap, auth)).await.unwrap_or(Ok(false))?
             } else {
                 // Whoever still lacks its prev_events after they were asked for will not get them from this server.
                 asked_about.insert(top_id)
@@ -146,11 +146,16 @@ impl Federation {
                 continue;
             }
             let crosses = may_cross && !prev.is_empty();
-            let crossed = if crosses { self.receive_across_gap(&gap, &top).await.ok() } else { None };
+            let crossed = if crosses { self.receive_across_gap(&gap, &top).await.map(Some) } else { Ok(None) };
             may_cross = false;
-            let Some(received) = crossed else {
-                log::debug!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = top.pdu().event_id(); "gap not filled");
-                return Err(AskError::Refused(refusal));
+            let received = match crossed {
+                Ok(Some(received)) => received,
+                Ok(None) | Err(AskError::Refused(_)) => {
+                    log::debug!(origin:% = gap.origin, room_id:% = gap.room_id, event_id:% = top.pdu().event_id(); "gap not filled");
+                    return Err(AskError::Refused(refusal));
+                }
+                // Our own side cannot. That says nothing about the event, so its sender is to come again with it.
+                Err(error) => return Err(error),
             };
             pile.pop();
             if pile.is_empty() {
@@ -209,7 +214,14 @@ impl Federation {
 
     /// Fetches events and all that authorizes them and is not here, and gives them to the room. `false`: some of it is not
     /// to be had, so none was given.
-    pub(super) async fn fetch_auth_events(&self, gap: &mut Gap<'_>, event_ids: Vec<OwnedEventId>) -> bool {
+    ///
+    /// # Errors
+    /// [`AskError`]: it is our own side that cannot.
+    pub(super) async fn fetch_auth_events(
+        &self,
+        gap: &mut Gap<'_>,
+        event_ids: Vec<OwnedEventId>,
+    ) -> Result<bool, AskError<ReceiveRefusal>> {
         let mut wanted: VecDeque<OwnedEventId> = event_ids.into();
         let mut fetched: BTreeMap<OwnedEventId, VerifiedPdu> = BTreeMap::new();
         while let Some(event_id) = wanted.pop_front() {
@@ -217,20 +229,20 @@ impl Federation {
                 continue;
             }
             if gap.auth_events_left == 0 {
-                return false;
+                return Ok(false);
             }
             gap.auth_events_left = gap.auth_events_left.saturating_sub(1);
-            let Some(event) = self.fetch_event(gap, &event_id).await else { return false };
+            let Some(event) = self.fetch_event(gap, &event_id).await else { return Ok(false) };
             let cited = event.pdu().auth_events();
-            let Ok(known) = self.inner.stores.rooms.events(gap.room_id, cited).await else { return false };
+            let known = self.inner.stores.rooms.events(gap.room_id, cited).await.map_err(of_storage)?;
             let unknown = cited.iter().zip(known).filter(|(_, known)| known.is_none()).map(|(id, _)| id.clone());
             wanted.extend(unknown);
             fetched.insert(event_id, event);
         }
         let wanted: Vec<OwnedEventId> = fetched.keys().cloned().collect();
         let mut known = BTreeSet::new();
-        let kept = self.keep_outliers(gap, fetched.into_values().collect(), &mut known).await;
-        kept.is_some() && wanted.iter().all(|event_id| known.contains(event_id))
+        self.keep_outliers(gap, fetched.into_values().collect(), &mut known).await?;
+        Ok(wanted.iter().all(|event_id| known.contains(event_id)))
     }
 
     /// One event by its id; nothing else is taken for it.

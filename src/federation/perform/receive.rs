@@ -18,7 +18,7 @@ use super::{Federation, overload::Patience};
 
 /// With a room whose mailbox is full. Ours: a mailbox drains in far less, and an event that is not taken now comes back only as
 /// somebody's missing event.
-const PATIENCE: Patience = Patience { attempts_max: 6, pause: Duration::from_millis(500) };
+pub(super) const PATIENCE: Patience = Patience { attempts_max: 6, pause: Duration::from_millis(500) };
 
 /// Why an event is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

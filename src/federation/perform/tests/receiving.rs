@@ -8,10 +8,11 @@ use vestibule_protocol::{
     fixture::{ALICE, user},
     membership::change::MembershipChange,
 };
+use vestibule_storage::memory::MemoryStorage;
 
 use super::resident::{ANNA, Resident, Us, ok, reason, refusal};
 use crate::{
-    perform::{JoinElsewhere, MISSING_ROUNDS_MAX},
+    perform::{JoinElsewhere, MISSING_ROUNDS_MAX, NotReceived},
     testing::{Answer, Peers, Sent, on_paused_time},
 };
 
@@ -120,6 +121,40 @@ fn a_gap_that_nobody_fills_is_crossed_upon_the_state_behind_it() {
             assert_eq!(us.timeline(&resident.room_id()).last(), next.last());
         });
     }
+}
+
+#[test]
+fn an_event_whose_gap_our_own_store_cannot_fill_is_to_come_again() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V12, "public").await;
+        let forgetful = forgetful(&resident);
+        let ours = Arc::new(Mutex::new(None::<MemoryStorage>));
+        let failing = ours.clone();
+        let us = in_the_room(
+            &resident,
+            Peers::slow(move |sent| {
+                if sent.target.contains("/state_ids/")
+                    && let Some(storage) = &*failing.lock().unwrap()
+                {
+                    storage.refuse_writes();
+                }
+                forgetful(sent)
+            }),
+        )
+        .await;
+        *ours.lock().unwrap() = Some(us.storage.clone());
+        resident.world.set_state(&resident.room, "test.topic", json!({})).await;
+        let said = say(&resident, 2).await;
+        let receive = async || {
+            let last = resident.object(said.last().unwrap());
+            us.federation.receive(&server(RESIDENT), &resident.room_id(), last).await
+        };
+        assert_eq!(receive().await, Err(NotReceived::NotNow));
+        us.storage.mend();
+        *ours.lock().unwrap() = None;
+        receive().await.unwrap();
+        assert_eq!(us.timeline(&resident.room_id()).last(), said.last());
+    });
 }
 
 #[test]
