@@ -147,6 +147,7 @@ impl Federation {
                 Err(
                     error @ (PerformError::BadContent { .. }
                     | PerformError::TooLarge
+                    | PerformError::Overloaded
                     | PerformError::Storage(_)
                     | PerformError::Failed),
                 ) => return Err(error),
