@@ -183,13 +183,25 @@ impl Federation {
             // Somebody of ours was faster: to the room that we are in, this join is one event more.
             Err(PerformError::NotImported(ImportRefusal::LivedIn)) => {
                 let object = join_event.to_object().map_err(|_| PerformError::Failed)?;
-                let taken = self.receive(server, &wanted.room_id, object).await;
-                taken.map_err(|why| {
+                self.receive(server, &wanted.room_id, object).await.map_err(|why| {
                     log::warn!(destination:% = server, room_id:% = wanted.room_id, error:% = why; "own join not taken");
                     PerformError::Failed
-                })
+                })?;
+                self.check_joined(&wanted.user_id, &wanted.room_id).await
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// A join that was received is in the room's graph; what has come before or after it may keep the user out all the same.
+    async fn check_joined(&self, user_id: &UserId, room_id: &RoomId) -> Result<(), PerformError> {
+        let standing = self.inner.stores.rooms.membership(user_id, room_id).await;
+        match standing.map_err(|error| PerformError::Storage(error.into()))?.map(|standing| standing.membership) {
+            Some(MembershipState::Join) => Ok(()),
+            _ => {
+                let reason = "the room as it is does not let the user in".to_owned();
+                Err(PerformError::NotImported(ImportRefusal::JoinNotAuthorized { reason }))
+            }
         }
     }
 

@@ -1,14 +1,21 @@
+use std::sync::{Arc, OnceLock};
+
 use ruma::{OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Value, json};
-use vestibule_actors::testing::{RESIDENT, message, read, server};
+use vestibule_actors::{
+    MembershipChange,
+    testing::{RESIDENT, message, read, server},
+};
 use vestibule_protocol::fixture::{ALICE, user};
 
 use super::resident::{ANNA, OTHER, Resident, Us, ok, reason};
 use crate::{
     egress::EgressError,
-    perform::{JoinElsewhere, PerformError},
+    perform::{Federation, JoinElsewhere, PerformError},
     testing::{Peers, on_paused_time},
 };
+
+const BERTA: &str = "@berta:us.test";
 
 fn join_via(room_id: OwnedRoomId, via: &[&str]) -> JoinElsewhere {
     let via = via.iter().map(|name| server(name)).collect();
@@ -149,15 +156,45 @@ fn a_second_user_who_joins_elsewhere_at_the_same_time_is_in_the_room_too() {
     on_paused_time(async || {
         let resident = Resident::new(RoomVersionId::V11, "public").await;
         let us = Us::new(Peers::slow(resident.answering()), resident.clock());
-        let berta = "@berta:us.test";
         let first = us.federation.join(join_via(resident.room_id(), &[RESIDENT]));
         let second =
-            us.federation.join(JoinElsewhere { user_id: user(berta), ..join_via(resident.room_id(), &[RESIDENT]) });
+            us.federation.join(JoinElsewhere { user_id: user(BERTA), ..join_via(resident.room_id(), &[RESIDENT]) });
         let (first, second) = futures_util::future::join(first, second).await;
         first.unwrap();
         second.unwrap();
-        for user_id in [ANNA, berta] {
+        for user_id in [ANNA, BERTA] {
             assert_eq!(us.membership(&resident.room_id(), user_id), Some(MembershipState::Join), "{user_id}");
         }
+    });
+}
+
+#[test]
+fn a_join_that_has_ended_before_its_answer_came_is_no_success() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "public").await;
+        let (honest, world, room) = (resident.answering(), resident.world.clone(), resident.room.clone());
+        let ours = Arc::new(OnceLock::<Federation>::new());
+        let kicks = ours.clone();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                let (answer, is_send) = (honest(sent), sent.target.contains("send_join"));
+                let (federation, world, room) = (kicks.get().cloned(), world.clone(), room.clone());
+                Box::pin(async move {
+                    let answer = answer.await;
+                    if let Some(federation) = federation.filter(|_| is_send) {
+                        let kick = world.change(&room, ALICE, MembershipChange::Kick, BERTA).await.unwrap();
+                        let kick = world.stored(&room, &kick).unwrap().event.to_object().unwrap();
+                        federation.receive(&server(RESIDENT), &room.room_id, kick).await.unwrap();
+                    }
+                    answer
+                })
+            }),
+            resident.clock(),
+        );
+        us.federation.join(join_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+        assert!(ours.set(us.federation.clone()).is_ok());
+        let second = JoinElsewhere { user_id: user(BERTA), ..join_via(resident.room_id(), &[RESIDENT]) };
+        us.federation.join(second).await.unwrap_err();
+        assert_eq!(us.membership(&resident.room_id(), BERTA), Some(MembershipState::Leave));
     });
 }
