@@ -213,7 +213,8 @@ impl PerformError {
                     | ErrorCode::ResourceLimitExceeded),
                 ),
             ) => Some(Self::Refused { status, errcode: errcode.clone() }),
-            (403, _) => Some(Self::Refused { status: 403, errcode: ErrorCode::Forbidden }),
+            // Nor does a page of whatever stands before the server.
+            (403, Some(_)) => Some(Self::Refused { status: 403, errcode: ErrorCode::Forbidden }),
             _ => None,
         }
     }

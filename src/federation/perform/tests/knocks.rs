@@ -13,7 +13,7 @@ use vestibule_actors::{
 use vestibule_protocol::fixture::{ALICE, user};
 use vestibule_storage::room::Progress;
 
-use super::resident::{ANNA, OTHER, Resident, Us, ok, reason, refusal};
+use super::resident::{ANNA, OTHER, Resident, Us, ok, reason, refusal, refusal_of};
 use crate::{
     egress::EgressError,
     perform::{KnockElsewhere, PerformError},
@@ -124,7 +124,7 @@ fn nothing_but_the_place_in_the_graph_is_taken_from_a_template() {
 
 #[test]
 fn the_client_hears_the_most_telling_refusal() {
-    let cases: [(&str, &str, Result<(), PerformError>); 5] = [
+    let cases: [(&str, &str, Result<(), PerformError>); 6] = [
         ("404 M_NOT_FOUND", "403 M_FORBIDDEN", refused(403, ErrorCode::Forbidden)),
         ("502 M_UNKNOWN", "404 M_NOT_FOUND", Err(PerformError::NotFound)),
         ("429 M_LIMIT_EXCEEDED", "404 M_NOT_FOUND", Err(PerformError::OverRate { retry_after: None })),
@@ -134,15 +134,13 @@ fn the_client_hears_the_most_telling_refusal() {
             Err(PerformError::VersionNotKnown { room_version: None }),
         ),
         ("401 M_UNKNOWN_TOKEN", "404 M_UNRECOGNIZED", Err(PerformError::AllFailed { asked: 2 })),
+        ("403", "404 M_NOT_FOUND", Err(PerformError::NotFound)),
     ];
     for (first, second, expected) in cases {
         on_paused_time(async || {
             let resident = Resident::new(RoomVersionId::V11, "knock").await;
             let us = Us::new(
-                Peers::new(move |sent| {
-                    let (status, errcode) = (if sent.to == OTHER { first } else { second }).split_once(' ').unwrap();
-                    refusal(status.parse().unwrap(), errcode)
-                }),
+                Peers::new(move |sent| refusal_of(if sent.to == OTHER { first } else { second })),
                 resident.clock(),
             );
             let outcome = us.federation.knock(knock_via(resident.room_id(), &[OTHER, RESIDENT])).await;
@@ -358,6 +356,7 @@ fn a_waiting_knock_ends_when_every_server_says_that_it_has_no_chance() {
         (["403 M_FORBIDDEN", "404 M_NOT_FOUND"], false),
         (["403 M_FORBIDDEN", "502 M_UNKNOWN"], false),
         (["404 M_UNRECOGNIZED", "404 M_UNRECOGNIZED"], false),
+        (["403", "403"], false),
     ] {
         on_paused_time(async || {
             let resident = Resident::new(RoomVersionId::V11, "knock").await;
@@ -370,8 +369,8 @@ fn a_waiting_knock_ends_when_every_server_says_that_it_has_no_chance() {
                         return honest(sent);
                     }
                     let [first, second] = answers;
-                    let (status, errcode) = (if sent.to == OTHER { first } else { second }).split_once(' ').unwrap();
-                    Box::pin(async move { refusal(status.parse().unwrap(), errcode) })
+                    let answer = refusal_of(if sent.to == OTHER { first } else { second });
+                    Box::pin(async move { answer })
                 }),
                 resident.clock(),
             );

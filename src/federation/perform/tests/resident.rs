@@ -252,6 +252,14 @@ pub(super) fn refusal(status: u16, errcode: &str) -> Answer {
     response(status, &[], &json!({ "errcode": errcode, "error": "no" }).to_string())
 }
 
+/// A refusal as tests write it: `403 M_FORBIDDEN`, or `403` alone for a page that is not of Matrix.
+pub(super) fn refusal_of(text: &str) -> Answer {
+    match text.split_once(' ') {
+        Some((status, errcode)) => refusal(status.parse().unwrap(), errcode),
+        None => response(text.parse().unwrap(), &[], "<html>no</html>"),
+    }
+}
+
 fn offered(query: &str) -> Vec<RoomVersionId> {
     query.split('&').filter_map(|pair| pair.strip_prefix("ver=")).map(|name| name.try_into().unwrap()).collect()
 }
