@@ -15,7 +15,7 @@ use ruma::{
 use serde_json::json;
 use tokio::{
     sync::Mutex as AsyncMutex,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use vestibule_actors::AskError;
 use vestibule_protocol::{
@@ -44,6 +44,9 @@ pub const MISSING_AUTH_EVENTS_MAX: usize = 100;
 /// minute.
 pub const MISSING_DEADLINE: Duration = Duration::from_secs(45);
 
+/// How long a gap waits for the other gaps of its room. Ours: with the above it is a minute.
+const TURN_WAIT: Duration = Duration::from_secs(15);
+
 /// Time for what waits for an event that was taken across a gap: it cites only what is there by then. Ours.
 const CROSSED_TIME: Duration = Duration::from_secs(10);
 
@@ -57,6 +60,7 @@ const EVENT_REPLY_BYTES_MAX: usize = 256 * 1024;
 const MISSING_REPLY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Locks by room: gaps of one room are filled one after the other, since the first one often fills the next; so is its past.
+/// Nothing breaks without.
 #[derive(Clone, Default)]
 pub(super) struct Gaps {
     rooms: Arc<Mutex<BTreeMap<OwnedRoomId, Weak<AsyncMutex<()>>>>>,
@@ -95,17 +99,14 @@ impl Federation {
         version: &RoomVersion,
         event: VerifiedPdu,
     ) -> Asked {
-        let deadline = Instant::now() + MISSING_DEADLINE;
         let lock = self.under_way.gaps.of(room_id);
-        let Ok(_turn) = timeout_at(deadline, lock.lock()).await else {
-            let event_ids = event.pdu().prev_events().to_vec();
-            return Err(AskError::Refused(ReceiveRefusal::MissingEvents { event_ids }));
-        };
+        // The turn only saves work. A server that answers slowly must not keep the events of others out of the room.
+        let _turn = timeout(TURN_WAIT, lock.lock()).await;
         let gap = Gap {
             origin,
             room_id,
             version,
-            deadline,
+            deadline: Instant::now() + MISSING_DEADLINE,
             rounds_left: MISSING_ROUNDS_MAX,
             auth_events_left: MISSING_AUTH_EVENTS_MAX,
         };

@@ -1,16 +1,16 @@
 use std::sync::{Arc, Mutex};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join};
 use ruma::{OwnedEventId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Value, json};
-use vestibule_actors::testing::{RESIDENT, message, read, server};
+use vestibule_actors::testing::{RESIDENT, message, read, server, until};
 use vestibule_protocol::{
     fixture::{ALICE, user},
     membership::change::MembershipChange,
 };
 use vestibule_storage::memory::MemoryStorage;
 
-use super::resident::{ANNA, Resident, Us, ok, reason, refusal};
+use super::resident::{ANNA, OTHER, Resident, Us, ok, reason, refusal};
 use crate::{
     perform::{JoinElsewhere, MISSING_ROUNDS_MAX, NotReceived},
     testing::{Answer, Peers, Sent, on_paused_time},
@@ -255,6 +255,30 @@ fn a_kick_that_comes_without_what_was_before_it_ends_the_stay_of_our_last_user()
         assert_eq!(us.membership(&resident.room_id(), ANNA), Some(MembershipState::Join));
         us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&kick)).await.unwrap();
         assert_eq!(us.membership(&resident.room_id(), ANNA), Some(MembershipState::Leave));
+    });
+}
+
+#[test]
+fn a_server_that_answers_nothing_does_not_keep_the_events_of_others_out() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "public").await;
+        let honest = resident.answering();
+        let us = in_the_room(
+            &resident,
+            Peers::slow(move |sent| if sent.to == OTHER { Box::pin(std::future::pending()) } else { honest(sent) }),
+        )
+        .await;
+        let said = say(&resident, 3).await;
+        let room_id = resident.room_id();
+        let (silent, honest) = (server(OTHER), server(RESIDENT));
+        let stuck = us.federation.receive(&silent, &room_id, resident.object(&said[1]));
+        let received = async {
+            until("the silent server is asked", || !us.sent("get_missing_events").is_empty()).await;
+            us.federation.receive(&honest, &room_id, resident.object(&said[2])).await.unwrap();
+            us.timeline(&room_id)
+        };
+        let (_, timeline) = join(stuck, received).await;
+        assert_eq!(timeline[1..], said);
     });
 }
 
