@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::time::Instant;
+use vestibule_actors::AskError;
 use vestibule_storage::{
     error::StorageError,
     outbox::{Delivery, OutboxPlace, OutboxRow},
@@ -50,6 +51,21 @@ pub(super) enum Delivered {
 impl From<StorageError> for Delivered {
     fn from(error: StorageError) -> Self {
         Self::OwnFailure(error.to_string())
+    }
+}
+
+impl Delivered {
+    /// What a room's answer to something about a row means for it: a room that refuses has nothing left to be told.
+    pub(super) fn of<T, R>(answer: Result<T, AskError<R>>) -> Self
+    where
+        AskError<R>: std::fmt::Display,
+    {
+        match answer {
+            Ok(_) | Err(AskError::Refused(_) | AskError::RoomNotHere) => Self::Done,
+            Err(error @ (AskError::Overloaded | AskError::Storage(_) | AskError::Failed)) => {
+                Self::OwnFailure(error.to_string())
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use ruma::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
-use vestibule_actors::{AskError, ChangeMembership, MembershipChange, SourceNetwork};
+use vestibule_actors::{ChangeMembership, MembershipChange, SourceNetwork};
 use vestibule_protocol::{
     pdu::Pdu,
     state::{
@@ -122,12 +122,7 @@ async fn rescind(inner: &Inner, row: &OutboxRow, invite: &Pdu) -> Delivered {
         content: CanonicalJsonObject::from([("reason".to_owned(), reason)]),
         network: SourceNetwork::of(Ipv4Addr::LOCALHOST.into()),
     };
-    match inner.parts.rooms.ask(&row.room_id, change).await {
-        Ok(_) | Err(AskError::Refused(_) | AskError::RoomNotHere) => Delivered::Done,
-        Err(error @ (AskError::Overloaded | AskError::Storage(_) | AskError::Failed)) => {
-            Delivered::OwnFailure(error.to_string())
-        }
-    }
+    Delivered::of(inner.parts.rooms.ask(&row.room_id, change).await)
 }
 
 /// Whether the invited user's knock is among the events that authorize the invite.

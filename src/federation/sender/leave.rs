@@ -9,7 +9,7 @@ use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, RoomId, RoomVersionId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use vestibule_actors::{AskError, SettleLeave};
+use vestibule_actors::SettleLeave;
 use vestibule_protocol::{
     membership::{
         handshake::member_content,
@@ -135,12 +135,7 @@ async fn leave(
 /// The room of ours hears of it: an invite that crossed the leave on the way, and that the leave ends, is over for the user.
 async fn settle(inner: &Inner, row: &OutboxRow, user_id: &UserId, version: &RoomVersion, leave: Arc<Pdu>) -> Delivered {
     let message = SettleLeave { user_id: user_id.to_owned(), leave };
-    match inner.parts.rooms.ask_out_of_band(&row.room_id, version, message).await {
-        Ok(()) | Err(AskError::Refused(_) | AskError::RoomNotHere) => Delivered::Done,
-        Err(error @ (AskError::Overloaded | AskError::Storage(_) | AskError::Failed)) => {
-            Delivered::OwnFailure(error.to_string())
-        }
-    }
+    Delivered::of(inner.parts.rooms.ask_out_of_band(&row.room_id, version, message).await)
 }
 
 async fn template(
