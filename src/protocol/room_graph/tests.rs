@@ -431,7 +431,7 @@ fn of_two_claims_each_is_remembered_for_itself() {
     let claims = ["first", "second"].map(|topic| with_topic(&mut room, topic));
     let absent: OwnedEventId = "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".try_into().unwrap();
     for claimed in &claims {
-        let StateBefore::Known(node) = room.graph.state_across(&[absent.clone()], claimed.clone()) else {
+        let StateBefore::Known(node) = room.graph.state_across(std::slice::from_ref(&absent), claimed.clone()) else {
             panic!("one state needs no resolution")
         };
         assert_eq!(node.state(), claimed);
