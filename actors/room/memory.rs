@@ -73,8 +73,6 @@ pub struct Room {
     joined_by_server: BTreeMap<OwnedServerName, u64>,
     /// What local users are to the room while this server is not in it.
     pub(super) out_of_band: BTreeMap<OwnedUserId, OutOfBand>,
-    /// Leaves that servers of a room elsewhere have taken: an invite that such a leave ended may still be on its way.
-    pub(super) told_leaves: BTreeMap<OwnedUserId, Arc<Pdu>>,
     /// Knocks elsewhere that stood before one that is being sent.
     pub(super) knock_before: BTreeMap<OwnedUserId, OutOfBand>,
     /// Whether storage has the room. If not, only out-of-band memberships are kept of it.
@@ -104,7 +102,6 @@ impl Room {
             counts: MemberCounts::default(),
             joined_by_server: BTreeMap::new(),
             out_of_band: BTreeMap::new(),
-            told_leaves: BTreeMap::new(),
             knock_before: BTreeMap::new(),
             residency: Residency::Stored,
             oldest_order: next_order,

@@ -3,7 +3,7 @@
 
 use ruma::{OwnedUserId, RoomVersionId, events::room::member::MembershipState};
 use vestibule_protocol::{
-    membership::{InviteRefusal, invite::CosignedInvite},
+    membership::{InviteRefusal, crossing::ends_invite, invite::CosignedInvite},
     state::stripped::StrippedEvent,
 };
 use vestibule_storage::room::{OutOfBand, Progress};
@@ -47,8 +47,11 @@ impl RoomMessage for ReceiveInvite {
         if standing.is_some_and(|standing| standing.event.event_id() == event.event_id()) {
             return Turn::Answer(());
         }
-        let ends = [room.told_leaves.get(&user_id), standing.map(|standing| &standing.event)];
-        if ends.into_iter().flatten().any(|end| end.auth_events().iter().any(|id| id == event.event_id())) {
+        let has_ended = standing.is_some_and(|standing| {
+            matches!(standing.membership, MembershipState::Leave | MembershipState::Ban)
+                && ends_invite(&standing.event, event)
+        });
+        if has_ended {
             // It is older than what ended it, and came late: on another way, or once more after its server was killed.
             return Turn::Answer(());
         }

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod change;
+pub mod crossing;
 pub mod handshake;
 pub mod invite;
 pub mod knock;

@@ -1,6 +1,8 @@
 //! Our users' knocks and invites in a room that we are not in: what stands, what is kept, what is owed.
 //! May not: bring a network; what the resident server sends is handed over by hand.
 
+use std::time::Duration;
+
 use ruma::{
     CanonicalJsonObject, OwnedEventId, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -32,6 +34,8 @@ use crate::{
 
 /// Bob's server: the one under test here.
 const PEER: &str = "peer.test";
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A room of the resident's, and Bob's server, whose user knocks on it.
 struct Knocking {
@@ -188,7 +192,7 @@ async fn refused_knock_leaves_nothing_and_a_refused_repeat_leaves_the_first() {
     assert_eq!((this.bob_is(), this.row()), (None, None));
 
     let (this, first) = Knocking::knocking().await;
-    this.resident.clock.advance(std::time::Duration::from_hours(2));
+    this.resident.clock.advance(Duration::from_hours(2));
     let second = this.signed("pretty please").await;
     this.begin(&second).await.unwrap();
     assert_eq!(this.bob_is(), Some(MembershipState::Knock));
@@ -304,6 +308,44 @@ async fn invite_that_comes_after_the_leave_that_ended_it_changes_nothing() {
 }
 
 #[actix::test]
+async fn an_invite_and_a_leave_of_which_neither_cites_the_other_end_as_in_the_room() {
+    for invite_comes_first in [true, false] {
+        for invite_is_later in [true, false] {
+            let (mut this, _) = Knocking::knocking().await;
+            this.leave().await.unwrap();
+            // The template of the leave is asked for before the invite, and the leave comes after it.
+            let mut template = this.resident.prepare_leave(&this.room, BOB).await.unwrap().event;
+            let mut at = this.resident.clock.now();
+            if invite_is_later {
+                this.resident.clock.advance(SECOND);
+            } else {
+                at = at.plus(SECOND);
+            }
+            template.extend(canonical(json!({ "origin_server_ts": at.0 })));
+            let invite = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
+            let leave = this.room.signed_leave(&template, BOB);
+            let settle = SettleLeave { user_id: user(BOB), leave: leave.pdu().clone() };
+            this.resident.admit_leave(&this.room, leave).await.unwrap();
+            let settled = async |peer: &World| {
+                peer.rooms.ask_out_of_band(&this.room.room_id, &this.room.version, settle.clone()).await.unwrap();
+            };
+            if invite_comes_first {
+                this.receive_invite(&invite).await.unwrap();
+                settled(&this.peer).await;
+            } else {
+                settled(&this.peer).await;
+                // What was settled outlives the actor.
+                this.peer = this.peer.restarted();
+                this.receive_invite(&invite).await.unwrap();
+            }
+            let stands = this.resident.look(&this.room, |room| room.state().membership(&user(BOB))).await;
+            assert_eq!(stands == MembershipState::Invite, invite_is_later);
+            assert_eq!(this.bob_is(), Some(stands), "{invite_comes_first}, {invite_is_later}");
+        }
+    }
+}
+
+#[actix::test]
 async fn denial_and_ban_reach_the_one_who_knocked() {
     for (change, membership, action) in
         [(Kick, MembershipState::Leave, DecisionAction::Denied), (Ban, MembershipState::Ban, DecisionAction::Banned)]
@@ -338,7 +380,7 @@ async fn denial_from_a_server_that_was_not_asked_changes_nothing() {
     this.resident.knock(&this.room, CAROL).await;
     let carols = this.resident.change(&this.room, ALICE, Kick, CAROL).await.unwrap();
     assert_eq!(this.receive_answer(&carols, RESIDENT).await, unsolicited);
-    this.resident.clock.advance(std::time::Duration::from_hours(2));
+    this.resident.clock.advance(Duration::from_hours(2));
     let second = this.signed("again").await;
     this.begin(&second).await.unwrap();
     assert_eq!(this.receive_answer(&denial, RESIDENT).await, unsolicited);
