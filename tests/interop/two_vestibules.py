@@ -21,9 +21,7 @@ from report import Report, run
 from story import SEED
 
 STORIES = {story.__name__: story for story in (*answers.STORIES, *rooms.STORIES)}
-SCENARIOS = {scenario.__name__: scenario for scenario in (*apart.SCENARIOS, *apart.OPEN)}
-DEFAULT = [name for name in (*STORIES, *SCENARIOS)
-           if name not in {scenario.__name__ for scenario in apart.OPEN}]
+SCENARIOS = {scenario.__name__: scenario for scenario in apart.SCENARIOS}
 
 
 def main(report: Report) -> None:
@@ -37,7 +35,7 @@ def main(report: Report) -> None:
         pair = Pair(report, Path(directory), every_step=wanted.all, seed=wanted.seed)
         try:
             pair.begin()
-            for name in wanted.names or DEFAULT:
+            for name in wanted.names or (*STORIES, *SCENARIOS):
                 report.attempt(name, lambda name=name: tell(pair, name))
             pair.end()
         finally:
