@@ -11,6 +11,7 @@ mod trust;
 use std::{
     collections::HashMap,
     error::Error,
+    mem,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -34,6 +35,10 @@ pub use self::trust::{TrustError, tls_config, tls_config_with_roots};
 
 /// Bytes of a reply's status line and headers. Ours; one read buffer, so also what is read ahead of a capped body.
 pub const REPLY_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a body in one piece while it arrives. Ours. What grows in one piece is copied each time that it doubles, and the
+/// old and the new are there together: one body would cost three times its cap.
+const PIECE_BYTES: usize = 1024 * 1024;
 
 /// Header lines in a reply. Ours.
 pub const REPLY_HEADERS_MAX: usize = 100;
@@ -159,18 +164,18 @@ impl Egress {
         if announced.is_some_and(|length| length > reply_bytes_max) {
             return Err(too_large);
         }
-        let mut collected = BytesMut::new();
+        let mut collected = Pieces::default();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| EgressError::Broken { detail: error.to_string() })?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            if data.len() > reply_bytes_max.saturating_sub(collected.len()) {
+            if data.len() > reply_bytes_max.saturating_sub(collected.bytes) {
                 return Err(too_large);
             }
-            collected.extend_from_slice(&data);
+            collected.push(&data);
         }
-        Ok(Response::from_parts(head, collected.freeze()))
+        Ok(Response::from_parts(head, collected.whole()))
     }
 }
 
@@ -186,6 +191,35 @@ impl Transport for Egress {
             let exchange = self.exchange_without_deadline(route, request, reply_bytes_max);
             timeout(deadline, exchange).await.unwrap_or(Err(EgressError::Timeout))
         })
+    }
+}
+
+/// A body while it arrives.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<BytesMut>,
+    last: BytesMut,
+    bytes: usize,
+}
+
+impl Pieces {
+    fn push(&mut self, data: &[u8]) {
+        if self.last.len().saturating_add(data.len()) > PIECE_BYTES {
+            self.full.push(mem::take(&mut self.last));
+        }
+        self.last.extend_from_slice(data);
+        self.bytes = self.bytes.saturating_add(data.len());
+    }
+
+    fn whole(self) -> Bytes {
+        if self.full.is_empty() {
+            return self.last.freeze();
+        }
+        let mut whole = BytesMut::with_capacity(self.bytes);
+        for piece in self.full.into_iter().chain([self.last]) {
+            whole.extend_from_slice(&piece);
+        }
+        whole.freeze()
     }
 }
 

@@ -238,6 +238,17 @@ async fn replies_over_the_cap_are_dropped_while_they_arrive() {
 }
 
 #[tokio::test]
+async fn a_reply_of_many_pieces_arrives_whole() {
+    let authority = Authority::new();
+    let body: String = (0..600_000).map(|number| format!("{number:07},")).collect();
+    assert!(body.len() > 4 * super::PIECE_BYTES);
+    let peer = TlsPeer::saying("127.0.0.2", authority.acceptor(&["hs2"]), http_reply(&body)).await;
+    let to = route(&[peer.address], "hs2");
+    let reply = authority.egress().exchange(&to, get("/"), body.len(), SOON).await.unwrap();
+    assert!(*reply.body() == body.as_bytes());
+}
+
+#[tokio::test]
 async fn a_dripping_reply_ends_with_the_deadline() {
     let authority = Authority::new();
     let dripping = TlsPeer::start("127.0.0.2", authority.acceptor(&["hs2"]), |_, tls| {
