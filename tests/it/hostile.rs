@@ -28,7 +28,7 @@
 //!
 //! | row | what | held by |
 //! |---|---|---|
-//! | V14 | CVE-2024-6299: a key that has expired | `bad/headers`, `bad/send_knock`, `bad/odd_but_right`, `federation::keyring` (a peer here has one key for life) |
+//! | V14 | CVE-2024-6299: a key that has expired | [`keys`], `bad/headers`, `bad/send_knock`, `bad/odd_but_right`, `federation::keyring` |
 //! | V15 | CVE-2026-24044: a key that others know | [`keys`], `commands::fresh_installs_have_keys_and_tokens_of_their_own` |
 //! | V16 | CVE-2024-6301, CVE-2023-42453: ephemeral events for others | [`ephemera`] |
 //! | V17 | CVE-2022-39200: one way in is not checked | [`gaps`], [`joins`], [`transactions`] |
@@ -56,7 +56,7 @@
 //! |---|---|---|
 //! | V38 | MSC4436: other letters evade an ACL | [`readers`] (each protected endpoint), `bad/make_knock` |
 //! | V39 | Synapse #3796: ACLs are not asked in `/send` | [`transactions`], [`ephemera`]; IP literals in `bad/make_knock` |
-//! | V40 | RUSTSEC-2024-0421: two spellings of one name | `bad/headers` |
+//! | V40 | RUSTSEC-2024-0421: two spellings of one name | [`keys`], `bad/headers` |
 //! | V41 | CVE-2023-45129: an ACL that costs time | [`readers`] |
 //! | V46 | continuwuity b0c1381f0: events for rooms that we left | [`transactions`], [`denials`] |
 //!

@@ -95,11 +95,16 @@ pub struct SignedEvent {
 impl FakePeer {
     /// Listens on a loopback address that no other test needs to know.
     pub fn new(name: &str) -> Self {
+        Self::with_key(name, "1")
+    }
+
+    /// The same with another version of its key.
+    pub fn with_key(name: &str, version: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut seed = [0; 32];
         vestibule::randomness::os_random(&mut seed).unwrap();
-        let key = SigningKey::from_seed("1", &seed).unwrap();
+        let key = SigningKey::from_seed(version, &seed).unwrap();
         let identity = Identity::new(name.try_into().unwrap(), key);
         let inner = Arc::new(Inner {
             name: name.to_owned(),
