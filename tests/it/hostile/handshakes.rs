@@ -42,15 +42,16 @@ fn cve_2020_26257_path_and_event_name_the_same_room_and_event() {
     let ann = ground.peer.user("ann");
     for handshake in Handshake::ALL {
         let rooms = [handshake.room(&ground, &ann), handshake.room(&ground, &ann)];
-        let [here, there] = rooms.each_ref().map(|room_id| {
-            let template = handshake.template(&ground, room_id, &ann);
-            ground.peer.sign(template)
-        });
+        let templates = rooms.each_ref().map(|room_id| handshake.template(&ground, room_id, &ann));
+        // What this room would take, but for the name of the other.
+        let misnamed = ground.peer.sign(templates[0].clone().with("room_id", json!(rooms[1])));
+        let [here, there] = templates.map(|template| ground.peer.sign(template));
         let before = rooms.each_ref().map(|room_id| ground.state_of(room_id));
         let otherwise_named = SignedEvent { event_id: there.event_id.clone(), event: here.event.clone() };
         for (room_id, event, what) in [
             (&rooms[1], &here, "another room's path"),
             (&rooms[0], &there, "another room's event"),
+            (&rooms[0], &misnamed, "an event of this room with another room's name"),
             (&rooms[0], &otherwise_named, "another event's id"),
         ] {
             let answer = handshake.send(&ground, room_id, event);
@@ -83,7 +84,8 @@ fn synapse_5744_no_server_moves_the_users_of_another() {
         let template = handshake.template(&ground, &room_id, &ann);
         for (key, user_id) in [("state_key", ground.peer.user("bea")), ("state_key", ground.owner.user_id.clone())] {
             let event = ground.peer.sign(template.clone().with(key, json!(user_id)));
-            assert_refused(&handshake.send(&ground, &room_id, &event), &format!("{handshake:?} for {user_id}"));
+            // By its structure, before any rule is asked whether ann may do this to others.
+            handshake.send(&ground, &room_id, &event).refused(400, "M_INVALID_PARAM");
         }
         assert_eq!(ground.owner.membership(&room_id, &ground.owner.user_id).as_deref(), Some("join"));
     }
@@ -159,6 +161,10 @@ fn cve_2025_68667_an_invite_is_judged_before_it_is_signed() {
     let mut unsigned = right.clone();
     unsigned.event.remove("signatures");
     let renamed = SignedEvent { event_id: "$another".to_owned(), event: right.event.clone() };
+    // An honest invite of another server, which only that server may hand to us, whoever has signed it besides.
+    let of_other = other.sign_for("11", with("sender", json!(other.user("bob"))));
+    let of_other = ground.peer.sign_too("11", &of_other);
+    assert_refused(&put(&of_other, "!theirs:peer.test", "11"), "of another server's user, with both signatures");
     assert_refused(&put(&unsigned, "!theirs:peer.test", "11"), "not signed");
     assert_refused(
         &put(&impostor.sign_for("11", invite.clone()), "!theirs:peer.test", "11"),

@@ -87,33 +87,32 @@ fn cve_2022_39200_what_is_not_proven_in_a_room_is_left_out_of_it() {
     let room_id = guest.room("11", "public");
     let elsewhere = guest.room("11", "public");
     let owner = guest.peer.user("owner");
+    // The rules let all of them stand: only the signature, or the room, is not what it should be.
     let topic = |room_id: &str, sender: &str, topic: &str| {
-        json!({
-            "type": "m.room.topic", "room_id": room_id, "sender": sender, "state_key": "", "depth": 9,
-            "content": { "topic": topic }, "prev_events": [], "auth_events": [],
-        })
+        guest.peer.unsigned(room_id, sender, "m.room.topic", Some(""), &json!({ "topic": topic }))
     };
-    let member = |sender: &str, user_id: &str, membership: &str| {
-        json!({
-            "type": "m.room.member", "room_id": room_id, "sender": sender, "state_key": user_id, "depth": 9,
-            "content": { "membership": membership }, "prev_events": [], "auth_events": [],
-        })
+    let join = |user_id: &str| {
+        guest.peer.unsigned(&room_id, user_id, "m.room.member", Some(user_id), &json!({ "membership": "join" }))
     };
     let boss = guest.server.register("boss");
     let forged: Vec<Value> = [
         impostor.sign_for("11", topic(&room_id, &owner, "forged")),
         stranger.sign_for("11", topic(&room_id, &owner, "forged")),
         guest.peer.sign_for("11", topic(&elsewhere, &owner, "forged")),
-        impostor.sign_for("11", member(&owner, &guest.peer.user("ghost"), "join")),
-        guest.peer.sign_for("11", member(&stranger.user("ghost"), &stranger.user("ghost"), "join")),
-        guest.peer.sign_for("11", member(&boss.user_id, &boss.user_id, "join")),
+        impostor.sign_for("11", join(&guest.peer.user("ghost"))),
+        guest.peer.sign_for("11", join(&stranger.user("ghost"))),
+        guest.peer.sign_for("11", join(&boss.user_id)),
+        // Rightly signed, and against the rules.
+        guest.peer.sign_for("11", topic(&room_id, &guest.peer.user("outsider"), "forged")),
     ]
     .iter()
     .map(|event| serde_json::to_value(&event.event).unwrap())
     .collect();
+    let fair = guest.peer.sign_for("11", join(&guest.peer.user("honest")));
+    let fair = serde_json::to_value(&fair.event).unwrap();
     guest.peer.corrupt("send_join", move |mut answer| {
         for list in ["state", "auth_chain"] {
-            answer[list].as_array_mut().unwrap().extend(forged.iter().cloned());
+            answer[list].as_array_mut().unwrap().extend(forged.iter().chain([&fair]).cloned());
         }
         // Whole, but the hash does not vouch for it any more: the content goes.
         find(&mut answer["state"], "m.room.name", "")["content"]["name"] = json!("forged");
@@ -124,7 +123,8 @@ fn cve_2022_39200_what_is_not_proven_in_a_room_is_left_out_of_it() {
     assert!(!state.to_string().contains("forged"), "{state}");
     assert!(!state.to_string().contains("ghost"), "{state}");
     let members: Vec<Value> = guest.anna.members(&room_id, "").iter().map(|event| event["state_key"].clone()).collect();
-    assert_eq!(members.len(), 2, "{members:?}");
+    assert!(members.contains(&json!(guest.peer.user("honest"))), "what is fair comes through: {members:?}");
+    assert_eq!(members.len(), 3, "{members:?}");
     assert_eq!(boss.sync("timeout=0")["rooms"]["join"], json!({}));
     boss.try_get(&format!("/rooms/{}/state", encoded(&room_id))).refused(403, "M_FORBIDDEN");
 }

@@ -92,6 +92,12 @@ impl HostedRoom {
         self.take(event)
     }
 
+    /// The same in anybody's name and at the same place, neither hashed nor signed, and not part of the room.
+    pub fn unsigned(&self, sender: &str, kind: &str, state_key: Option<&str>, content: &Value) -> Value {
+        let draft = draft(sender, kind, state_key, content);
+        json!(draft.to_unsigned(&self.place(&draft), &self.version))
+    }
+
     /// The template of `make_knock` and its like.
     pub fn template(&self, identity: &Identity, user_id: &str, membership: &str) -> Value {
         let mut content = json!({ "membership": membership });

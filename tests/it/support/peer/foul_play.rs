@@ -6,10 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use ruma::CanonicalJsonObject;
+use ruma::{CanonicalJsonObject, RoomVersionId};
 use serde_json::Value;
+use vestibule_protocol::room_version::RoomVersion;
 
-use super::FakePeer;
+use super::{FakePeer, SignedEvent};
 
 /// Makes another answer of the honest one.
 pub(super) type Change = Arc<dyn Fn(Value) -> Value + Send + Sync>;
@@ -35,6 +36,13 @@ impl FakePeer {
         script.raw.remove(endpoint);
     }
 
+    /// An event in anybody's name that a hosted room's rules would let stand at its end. It is not there: who signs it
+    /// decides what it is worth.
+    #[track_caller]
+    pub fn unsigned(&self, room_id: &str, sender: &str, kind: &str, state_key: Option<&str>, content: &Value) -> Value {
+        self.in_room(room_id, |room, _| room.unsigned(sender, kind, state_key, content))
+    }
+
     /// The create event of a hosted room, as it goes from server to server.
     #[track_caller]
     pub fn create_event(&self, room_id: &str) -> Value {
@@ -45,6 +53,15 @@ impl FakePeer {
     /// What it says of its keys, as it signed it.
     pub fn own_keys(&self) -> Value {
         self.inner.key_document()
+    }
+
+    /// Adds its signature to an event of whomever, beside those that are there.
+    #[track_caller]
+    pub fn sign_too(&self, version: &str, signed: &SignedEvent) -> SignedEvent {
+        let version = RoomVersion::lookup(&RoomVersionId::try_from(version).unwrap()).unwrap();
+        let mut signed = signed.clone();
+        self.inner.identity.hash_and_sign(&mut signed.event, version.rules()).unwrap();
+        signed
     }
 
     /// Adds its signature, whatever it is to.
