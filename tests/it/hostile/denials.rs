@@ -19,6 +19,9 @@ fn continuwuity_b0c1381f0_a_knock_is_ended_by_its_room_alone() {
     let guest = Guest::with(&[&stranger]);
     let anna = guest.anna.user_id.clone();
     for version in ["11", "12"] {
+        // Where anna knocks as well: what is said of one room is not said of the other.
+        let elsewhere = guest.room(version, "knock");
+        guest.knock(&elsewhere);
         let room_id = guest.room(version, "knock");
         guest.knock(&room_id);
         let knock = knock_id(&guest);
@@ -54,6 +57,11 @@ fn continuwuity_b0c1381f0_a_knock_is_ended_by_its_room_alone() {
             (
                 &guest.peer,
                 guest.peer.sign_for(version, with(leave(&owner, "leave"), "room_id", json!("!else:peer.test"))),
+                "of a room of nobody",
+            ),
+            (
+                &guest.peer,
+                guest.peer.sign_for(version, with(leave(&owner, "leave"), "room_id", json!(elsewhere))),
                 "of another room",
             ),
             (
@@ -68,6 +76,7 @@ fn continuwuity_b0c1381f0_a_knock_is_ended_by_its_room_alone() {
             let outcome = said["pdus"].get(&event.event_id);
             assert!(outcome.is_none_or(|outcome| outcome["error"].is_string()), "{version} {what}: {said}");
             assert!(guest.shown("knock", &room_id).is_some(), "{version} {what}");
+            assert!(guest.shown("knock", &elsewhere).is_some(), "{version} {what}");
         }
         guest.peer.turn_out(&guest.server, &room_id, &anna, "leave");
         until("the right denial counts", || guest.shown("knock", &room_id).is_none().then_some(()));

@@ -12,6 +12,9 @@ use crate::support::{Answer, FakePeer, SignedEvent, path_of};
 /// Until the client has its answer. Source: SECURITY V06.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
+/// Of all that is shown of one room together, and what is around it.
+const SHOWN_BYTES_MAX: usize = 262_144 + 1_024;
+
 /// Lists that are none, and lists of what is no event.
 fn odd_lists() -> Vec<Value> {
     let named =
@@ -47,6 +50,7 @@ fn assert_syncs(guest: &Guest, list: &str, rooms: usize) {
     assert_eq!(shown.len(), rooms, "{list}");
     let key = format!("{list}_state");
     for room in shown.values() {
+        assert!(room.to_string().len() <= SHOWN_BYTES_MAX, "{}", room.to_string().len());
         for event in room[&key]["events"].as_array().unwrap() {
             let keys: Vec<&String> = event.as_object().unwrap().keys().collect();
             assert_eq!(keys, ["content", "sender", "state_key", "type"]);
@@ -138,13 +142,21 @@ fn msc4311_the_create_event_that_a_knock_shows_is_that_of_the_room() {
         let by_impostor = |create: Value| serde_json::to_value(&impostor.sign_for("11", create).event).unwrap();
         let stripped_elsewhere = json!({ "type": "m.room.create", "state_key": "", "sender": "@eve:peer.test",
             "content": { "room_version": version, "creator": "@eve:peer.test" }, "room_id": other });
+        let stripped_of = |version: &str| {
+            json!({ "type": "m.room.create", "state_key": "", "sender": "@owner:peer.test",
+                "content": { "room_version": version, "creator": "@owner:peer.test" } })
+        };
         type Change<'a> = Box<dyn Fn(Value) -> Value + 'a>;
-        let changes: [(&str, Change<'_>); 4] = [
+        let mut changes: Vec<(&str, Change<'_>)> = vec![
             ("of another room", Box::new(|_| foreign.clone())),
             ("with a signature of nobody", Box::new(unsigned)),
             ("signed with another key", Box::new(by_impostor)),
             ("in stripped form, of another room", Box::new(|_| stripped_elsewhere.clone())),
+            ("in stripped form, of another version", Box::new(|_| stripped_of("7"))),
         ];
+        if version == "12" {
+            changes.push(("in stripped form, where its hash is the room's id", Box::new(|_| stripped_of("12"))));
+        }
         for (what, change) in changes {
             let room_id = guest.room(version, "knock");
             let bad = change(guest.peer.create_event(&room_id));

@@ -155,7 +155,8 @@ fn cve_2018_10657_the_greatest_depth_pins_no_order() {
     let mut sent = vec![deepest.event_id];
     for number in 0..5 {
         sent.push(ground.owner.say(room_id, &format!("ours{number}"), "ours"));
-        let theirs = ground.peer.sign(next_event(ground, &ground.peer, room_id, bob));
+        // Whatever depth it has: one that is last by its place and first by its depth tells the two orders apart.
+        let theirs = ground.peer.sign(next_event(ground, &ground.peer, room_id, bob).with("depth", json!(9 - number)));
         assert_eq!(deliver(ground, &ground.peer, &[&theirs])[&theirs.event_id], json!({}));
         sent.push(theirs.event_id);
     }
@@ -192,6 +193,11 @@ fn synapse_3796_acls_are_asked_for_each_event() {
     };
     assert!(!is_known(&rooms[0], &closed));
     assert!(is_known(&rooms[1], &open));
+    // The list is about who talks to us, and no rule of the room: from a server that may, all of the room's events are
+    // taken, or the room would fall apart into those who have one and those who have not.
+    // Spec: <https://spec.matrix.org/v1.19/client-server-api/#server-access-control-lists-acls-for-rooms>
+    assert_eq!(deliver(&ground, &ground.peer, &[&closed])[&closed.event_id], json!({}));
+    assert!(is_known(&rooms[0], &closed));
 }
 
 #[test]
