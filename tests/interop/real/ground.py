@@ -17,6 +17,7 @@ from raw_http import Answer
 from report import Report
 from story import Kill, Story, Teller
 from synapse import Synapse
+from together import chat, let_in
 from vestibule import Client, Vestibule, quoted
 
 VESTIBULE_ADDRESS = "127.0.1.1"
@@ -36,6 +37,30 @@ SETTINGS = {
 }
 
 
+class Busy:
+    """Synapse with somebody who writes a diary there. What it owed to others when it was killed it
+    looks for with the next event, whatever that is; on a server with no other users none would
+    come."""
+
+    def __init__(self, synapse: Synapse) -> None:
+        self._synapse = synapse
+        self._writes: Callable[[], object] = lambda: None
+
+    def gives_work_to(self, somebody: Person) -> None:
+        diary = somebody.client.create_room(VERSIONS[0], "invite")
+        self._writes = lambda: somebody.say(diary, "it was dark for a moment")
+
+    def is_running(self) -> bool:
+        return self._synapse.is_running()
+
+    def kill(self) -> None:
+        self._synapse.kill()
+
+    def start(self) -> None:
+        self._synapse.start()
+        self._writes()
+
+
 class Peers:
     """Both servers, and an owner of rooms. Scenarios share them, but no rooms and no other users."""
 
@@ -46,7 +71,8 @@ class Peers:
                                       SETTINGS)
         self.synapse = Synapse(directory / "synapse", self.authority, SYNAPSE_ADDRESS)
         self.owner: Client = self.vestibule.client()
-        self._teller = Teller(report, {"Vestibule": self.vestibule, "Synapse": self.synapse},
+        self._busy = Busy(self.synapse)
+        self._teller = Teller(report, {"Vestibule": self.vestibule, "Synapse": self._busy},
                               every_step=every_step)
         self._users = 0
 
@@ -61,6 +87,19 @@ class Peers:
         self.owner.register("owner")
         self.owner.must("PUT", f"/v3/profile/{quoted(self.owner.user_id)}/displayname",
                         {"displayname": "Olga the Owner"})
+        self._meet()
+
+    def _meet(self) -> None:
+        """Each has told the other of an event. Where that never was, Synapse, killed between its
+        first one and the telling of it, does not come back to it until there is a second one: what
+        it remembers per server is the last event that arrived."""
+        self.say("\nFirst of all")
+        one, other = self.local("Olga"), self.visitor("Sam")
+        room_id = self.room(VERSIONS[0], by=one)
+        if let_in(self.check, one, other, room_id):
+            for _ in chat(self.check, one, other, room_id):
+                pass
+        self._busy.gives_work_to(self.visitor("Nora"))
 
     def end(self) -> None:
         self.say("\nAt the end")
