@@ -14,6 +14,9 @@ const LINE: [&str; 6] = ["src/protocol", "storage", "actors", "src/federation", 
 const ENGINES: [&str; 1] = ["storage/sled"];
 const ENGINES_HANG_OFF: &str = "storage";
 
+/// Crates beside the line: they ship nothing, may name every crate, and no crate names them.
+const BESIDE: [&str; 1] = ["tests/prove"];
+
 /// What lies beside the sources at the top. Dot-files may too.
 const TOP_LEVEL: [&str; 9] =
     ["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "actors", "config.toml", "src", "storage", "tests"];
@@ -202,7 +205,8 @@ impl Workspace {
                 let reason = format!("`{name}` stands outside the workspace's one table of versions");
                 complaints.push(Complaint::new(&manifest.path, dependency.line, reason));
             }
-            if dependency.kind == Kind::Dev || ours.contains(name) {
+            let ships = dependency.kind == Kind::Shipped && !BESIDE.contains(&manifest.dir.as_str());
+            if !ships || ours.contains(name) {
                 continue;
             }
             let reason = match manifest.dir.as_str() {
@@ -227,6 +231,9 @@ impl Workspace {
 
 fn may_name(who: &str, whom: &str) -> bool {
     let place = |dir: &str| LINE.iter().position(|place| *place == dir);
+    if BESIDE.contains(&who) {
+        return !BESIDE.contains(&whom);
+    }
     if ENGINES.contains(&whom) {
         return who == ".";
     }
@@ -234,9 +241,11 @@ fn may_name(who: &str, whom: &str) -> bool {
     if ENGINES.contains(&who) { place(ENGINES_HANG_OFF) >= Some(whom) } else { place(who) > Some(whom) }
 }
 
-/// Packages of the workspace, for the picture in the README.
+/// Packages of the program, for the picture in the README.
 pub fn package_names() -> BTreeSet<String> {
-    Workspace::read().manifests.iter().map(|manifest| manifest.package().to_owned()).collect()
+    let workspace = Workspace::read();
+    let shipped = workspace.manifests.iter().filter(|manifest| !BESIDE.contains(&manifest.dir.as_str()));
+    shipped.map(|manifest| manifest.package().to_owned()).collect()
 }
 
 #[test]
@@ -252,7 +261,7 @@ fn floors_keep_out_what_they_may_not_do() {
 #[test]
 fn every_crate_has_its_place() {
     let members: BTreeSet<String> = Workspace::read().manifests.into_iter().map(|manifest| manifest.dir).collect();
-    let expected: BTreeSet<String> = LINE.iter().chain(&ENGINES).map(|dir| (*dir).to_owned()).collect();
+    let expected: BTreeSet<String> = LINE.iter().chain(&ENGINES).chain(&BESIDE).map(|dir| (*dir).to_owned()).collect();
     assert_eq!(members, expected, "a crate is added to this file when it is added to the workspace");
     let manifests: Vec<String> = tree::files()
         .into_iter()
@@ -286,6 +295,11 @@ fn a_wrong_arrow_and_an_outsider_are_caught() {
             "[dependencies]\nstorage.workspace = true\nactors.workspace = true\nsled.workspace = true",
         ),
         manifest("actors", "actors", "[dependencies]\nalias.workspace = true\nhyper-util.workspace = true"),
+        manifest(
+            "tests/prove",
+            "prove",
+            "[dependencies]\nengine.workspace = true\nclap.workspace = true\nrand = \"0.10\"",
+        ),
         manifest("src/api", "api", "[target.'cfg(unix)'.dependencies]\nsled = \"0.34\"\nactors.workspace = true"),
     ]);
     let seen = |complaints: Vec<Complaint>| -> Vec<String> {
@@ -294,7 +308,13 @@ fn a_wrong_arrow_and_an_outsider_are_caught() {
     assert_eq!(seen(workspace.arrows()), ["storage/Cargo.toml:4", "storage/sled/Cargo.toml:5", "actors/Cargo.toml:4"]);
     assert_eq!(
         seen(workspace.outsiders()),
-        ["src/protocol/Cargo.toml:4", "actors/Cargo.toml:5", "src/api/Cargo.toml:4", "src/api/Cargo.toml:4"]
+        [
+            "src/protocol/Cargo.toml:4",
+            "actors/Cargo.toml:5",
+            "tests/prove/Cargo.toml:6",
+            "src/api/Cargo.toml:4",
+            "src/api/Cargo.toml:4"
+        ]
     );
 }
 
