@@ -4,6 +4,7 @@ use std::{
     time::Duration,
 };
 
+use ed25519_dalek::{Signature, Verifier as _, VerifyingKey};
 use futures_util::future::{BoxFuture, join_all};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId,
@@ -17,7 +18,7 @@ use vestibule_protocol::{
 
 use super::{
     DocumentError, FETCH_DEADLINE, FETCHES_AT_ONCE_MAX, KEYS_IN_DOCUMENT_MAX, KeyError, KeySource, Keyring,
-    KeyringSettings, Rate, SignedRequest, SourceNetwork, VerifyRequestError,
+    KeyringSettings, Rate, SignedRequest, SourceNetwork, VerifyRequestError, x_matrix::signed_text,
 };
 use crate::{
     client::{Client, RemoteError},
@@ -697,6 +698,25 @@ async fn requests_verify_only_as_they_were_signed() {
             assert_eq!(verify(keyring, request(&peer_name, &garbage, content)).await, bad);
         }
     }
+}
+
+/// A signature of [`PEER`]'s key `a` for the request without a body, in which R is the neutral element.
+const SMALL_ORDER_SIGNATURE: &str =
+    "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABekCHsiTBfUVl1ABS/G40oCxjOmignV9EHGo5zi9p6Cw";
+
+#[tokio::test]
+async fn a_signature_of_small_order_is_none() {
+    // SECURITY V18. The bare equation holds; nobody who signs as the specification says makes such an R.
+    let (a, peer_name) = (peer("a", 1), name(PEER));
+    let bench = Bench::new();
+    bench.source.answers(PEER, Ok(good()));
+    let signature = Base64::parse(SMALL_ORDER_SIGNATURE).unwrap();
+    let text = signed_text(&request(&peer_name, &[], None), &name(US)).unwrap();
+    let key = VerifyingKey::from_bytes(&a.key().public_key()).unwrap();
+    key.verify(text.as_bytes(), &Signature::from_slice(signature.as_bytes()).unwrap()).unwrap();
+    let signatures = [(key_id("a"), signature)];
+    let verdict = verify(&bench.keyring, request(&peer_name, &signatures, None)).await;
+    assert_eq!(verdict, Err(VerifyRequestError::BadSignature { key_id: key_id("a") }));
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ impl Keyring {
 
 /// The canonical JSON that was signed. Written piece by piece, so that a large body is not copied into an object first;
 /// the keys stand in the order that canonical JSON demands.
-fn signed_text(request: &SignedRequest<'_>, destination: &ServerName) -> serde_json::Result<String> {
+pub(super) fn signed_text(request: &SignedRequest<'_>, destination: &ServerName) -> serde_json::Result<String> {
     let mut text = String::from("{");
     if let Some(content) = request.content {
         text.push_str(r#""content":"#);
