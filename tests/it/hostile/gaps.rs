@@ -142,9 +142,15 @@ fn cve_2022_39200_whatever_way_an_event_comes_it_passes_the_same_gate() {
 fn cve_2022_39200_nor_does_the_past_of_a_room_come_unproven() {
     let guest = Guest::new();
     let room_id = guest.room("11", "public");
+    let message = |text: &str| json!({ "msgtype": "m.text", "body": text });
     for text in ["first", "forged", "changed", "last"] {
-        guest.peer.append(&room_id, "m.room.message", None, &json!({ "msgtype": "m.text", "body": text }));
+        guest.peer.append(&room_id, "m.room.message", None, &message(text));
+        // Between any two, one that the rules do not let stand.
+        let outsider = guest.peer.user("outsider");
+        let smuggled = guest.peer.unsigned(&room_id, &outsider, "m.room.message", None, &message("smuggled"));
+        guest.peer.put_in(&room_id, guest.peer.sign_for("11", smuggled));
     }
+    guest.peer.append(&room_id, "m.room.topic", Some(""), &json!({ "topic": "the end" }));
     guest.try_join(&room_id, &["peer.test"]).ok();
     guest.peer.corrupt("backfill", |mut answer| {
         for event in answer["pdus"].as_array_mut().unwrap() {

@@ -54,10 +54,13 @@ fn rustsec_2024_0421_a_name_that_is_spelled_otherwise_is_another_name() {
         // Users of the other name are none of the peer's, and its key does not prove the other name.
         let answer = ground.peer.make_knock(&ground.server, &room_id, &ann);
         assert_eq!(answer.status, 400, "{name}: {}", answer.text());
-        let target = format!("{}?ver=11", path_of("v1/make_knock", &room_id, &ann));
-        let header = ground.peer.authorization("GET", &target, None).replace("peer.test", name);
-        let answer = ground.server.federation().ask("GET", &target, &[("Authorization", &header)], None);
-        assert!([400, 401].contains(&answer.status), "{name}: {} {}", answer.status, answer.text());
+        for ann in [&ann, &ground.peer.user("ann")] {
+            let target = format!("{}?ver=11", path_of("v1/make_knock", &room_id, ann));
+            let origin = format!("origin=\"{name}\"");
+            let header = ground.peer.authorization("GET", &target, None).replace("origin=\"peer.test\"", &origin);
+            let answer = ground.server.federation().ask("GET", &target, &[("Authorization", &header)], None);
+            assert!([400, 401].contains(&answer.status), "{name} {ann}: {} {}", answer.status, answer.text());
+        }
     }
     // Who has the other name is let in under that name, and is not the peer.
     louder.knock(&ground.server, &room_id, &louder.user("ann"), "otters");

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::ground::{Ground, Handshake, assert_refused};
+use super::ground::{Ground, Handshake, assert_refused, deliver, next_event};
 use crate::support::encoded;
 
 /// Ids of the events that a knock's template cites.
@@ -36,6 +36,101 @@ fn cve_2022_31152_auth_events_are_those_that_the_rules_name() {
     }
     assert_eq!(ground.state_of(&room_id), before);
     Handshake::Knock.send(&ground, &room_id, &ground.peer.sign(template)).ok();
+    ground.still_serves();
+}
+
+#[test]
+fn cve_2022_31152_nor_is_an_event_judged_by_the_room_of_today_alone() {
+    let ground = Ground::new();
+    let ann = ground.peer.user("ann");
+    for version in ["7", "11", "12"] {
+        let room_id = ground.owner.knockable_room(version);
+        let set_rule =
+            |rule: &str| ground.owner.set_state(&room_id, "m.room.join_rules", "", json!({ "join_rule": rule }));
+        let closed = set_rule("invite");
+        let open = set_rule("knock");
+        let template = Handshake::Knock.template(&ground, &room_id, &ann);
+        let by_closed: Vec<Value> =
+            cited(&template.event).into_iter().map(|id| if id == json!(open) { json!(closed) } else { id }).collect();
+        assert_ne!(by_closed, cited(&template.event));
+        let before = ground.state_of(&room_id);
+        for (event, what) in [
+            (template.clone().with("auth_events", json!(by_closed)), "by the rule of when it was closed"),
+            (template.clone().with("prev_events", json!([closed])), "from when it was closed"),
+        ] {
+            let answer = Handshake::Knock.send(&ground, &room_id, &ground.peer.sign(event));
+            assert_eq!(answer.status, 403, "{version} {what}: {}", answer.text());
+            assert_eq!(ground.state_of(&room_id), before, "{version} {what}");
+        }
+        Handshake::Knock.send(&ground, &room_id, &ground.peer.sign(template)).ok();
+    }
+    ground.still_serves();
+}
+
+#[test]
+fn cve_2025_49090_who_made_a_room_of_version_12_stands_above_all_others() {
+    let ground = Ground::new();
+    let owner = &ground.owner.user_id;
+    let [bob, carl, dora] = ["bob", "carl", "dora"].map(|name| ground.peer.user(name));
+    let rule = json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "public" } });
+    // The version of those who ask for none.
+    let room_id = ground.owner.create_room(json!({
+        "initial_state": [rule], "creation_content": { "additional_creators": [bob] },
+        "power_level_content_override": { "users": { carl.clone(): 100 } },
+    }));
+    for user_id in [&bob, &carl, &dora] {
+        ground.peer.join(&ground.server, &room_id, user_id).ok();
+    }
+    let create = json!(format!("${}", &room_id[1..]));
+    let by = |user_id: &str, kind: &str, key: &str, content: Value| {
+        let template = next_event(&ground, &ground.peer, &room_id, user_id);
+        let mut auth_events = cited(&template.event);
+        assert!(!auth_events.contains(&create), "{auth_events:?}");
+        if kind == "m.room.member" && key != user_id {
+            auth_events.push(json!(ground.state_of(&room_id)[&(kind.to_owned(), key.to_owned())]));
+        }
+        let event = template.with("type", json!(kind)).with("state_key", json!(key)).with("content", content);
+        ground.peer.sign(event.with("auth_events", json!(auth_events)))
+    };
+    let levels = |users: Value| json!({ "users": users });
+    let out = |word: &str| json!({ "membership": word });
+    let before = ground.state_of(&room_id);
+    for event in [
+        by(&carl, "m.room.member", owner, out("leave")),
+        by(&carl, "m.room.member", owner, out("ban")),
+        by(&carl, "m.room.member", &bob, out("leave")),
+        by(&carl, "m.room.power_levels", "", levels(json!({ carl.clone(): 100, owner.clone(): 0 }))),
+        by(&bob, "m.room.power_levels", "", levels(json!({ carl.clone(): 100, bob.clone(): 100 }))),
+        by(&bob, "m.room.member", owner, out("leave")),
+        by(&bob, "m.room.create", "", json!({ "room_version": "12" })),
+    ] {
+        deliver(&ground, &ground.peer, &[&event]);
+        assert_eq!(ground.state_of(&room_id), before, "{event:?}");
+    }
+    // Our own users are held to the same.
+    for user_id in [owner, &bob] {
+        let path = format!("/rooms/{}/state/m.room.power_levels", encoded(&room_id));
+        let answer = ground.owner.try_put(&path, levels(json!({ user_id.clone(): 100 })));
+        assert!([400, 403].contains(&answer.status), "{}", answer.text());
+    }
+    ground.owner.try_in_room(&room_id, "kick", json!({ "user_id": bob })).refused(403, "M_FORBIDDEN");
+    let path = format!("/rooms/{}/state/m.room.create", encoded(&room_id));
+    assert_refused(&ground.owner.try_put(&path, json!({ "room_version": "12" })), "a second creation");
+    for creators in [json!("all"), json!([7]), json!(["nobody"]), json!({})] {
+        let body = json!({ "creation_content": { "additional_creators": creators } });
+        assert_refused(&ground.owner.ask("POST", "/createRoom", Some(body)), &creators.to_string());
+    }
+    assert_eq!(ground.state_of(&room_id), before);
+    // What is theirs they may do, and carl his.
+    for event in [
+        by(&carl, "m.room.member", &dora, out("leave")),
+        by(&bob, "m.room.member", &carl, out("leave")),
+        by(&bob, "m.room.power_levels", "", levels(json!({}))),
+    ] {
+        deliver(&ground, &ground.peer, &[&event]);
+        let slot = [&event.event["type"], &event.event["state_key"]].map(|part| part.as_str().unwrap().to_owned());
+        assert_eq!(ground.state_of(&room_id)[&slot.into()], event.event_id, "{event:?}");
+    }
     ground.still_serves();
 }
 
@@ -137,18 +232,25 @@ fn ruma_state_res_0_11_only_who_is_out_and_not_banned_may_knock() {
 fn rustsec_2025_0065_power_levels_at_the_ends_of_what_they_can_be() {
     const MOST: i64 = (1 << 53) - 1;
     let ground = Ground::new();
-    for version in ["7", "11"] {
+    for version in ["7", "8", "9", "10", "11", "12"] {
+        // From version 12 who made the room is above all levels, and has none.
+        let of_owner = |level: i64| match version {
+            "12" => json!({}),
+            _ => json!({ ground.owner.user_id.clone(): level }),
+        };
         let low = ground.server.register(&format!("low{version}"));
         let owner = &ground.owner;
         let rule = json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "knock" } });
         let room_id = owner.create_room(json!({
             "room_version": version, "initial_state": [rule],
-            "power_level_content_override": { "users": { owner.user_id.clone(): MOST } },
+            "power_level_content_override": { "users": of_owner(MOST) },
         }));
         owner.about(&room_id, "invite", &low.user_id);
         low.join(&room_id);
+        let mut users = of_owner(MOST);
+        users[&low.user_id] = json!(-MOST);
         let levels = json!({
-            "users": { owner.user_id.clone(): MOST, low.user_id.clone(): -MOST }, "users_default": -MOST,
+            "users": users, "users_default": -MOST,
             "events_default": -MOST, "state_default": MOST, "invite": -MOST, "kick": MOST, "ban": MOST, "redact": MOST,
         });
         owner.set_state(&room_id, "m.room.power_levels", "", levels);

@@ -201,6 +201,38 @@ fn synapse_3796_acls_are_asked_for_each_event() {
 }
 
 #[test]
+fn gomatrixserverlib_431_who_is_banned_says_nothing_from_before_the_ban() {
+    for version in ["11", "12"] {
+        let shared = Shared::new(version, &[]);
+        let Shared { ground, room_id, bob } = &shared;
+        let ben = ground.peer.user("ben");
+        ground.peer.join(&ground.server, room_id, &ben).ok();
+        let early = next_event(ground, &ground.peer, room_id, bob);
+        let joined = json!({ "membership": "join", "displayname": "back again" });
+        let joined = early.clone().with("type", json!("m.room.member")).with("content", joined);
+        let events = [early, joined.with("state_key", json!(bob))].map(|event| ground.peer.sign(event));
+        ground.owner.about(room_id, "ban", bob);
+        let before = ground.state_of(room_id);
+        deliver(ground, &ground.peer, &events.iter().collect::<Vec<_>>());
+        let fair = ground.peer.sign(next_event(ground, &ground.peer, room_id, &ben));
+        assert_eq!(deliver(ground, &ground.peer, &[&fair])[&fair.event_id], json!({}));
+        assert!(shared.knows(&fair.event_id));
+        for event in &events {
+            assert!(!shared.knows(&event.event_id), "{version} {event:?}");
+        }
+        assert_eq!(ground.state_of(room_id), before, "{version}");
+        // Nor by an event that comes after it.
+        let after = ground.peer.sign(
+            next_event(ground, &ground.peer, room_id, &ben)
+                .with("prev_events", json!([events[0].event_id, events[1].event_id])),
+        );
+        deliver(ground, &ground.peer, &[&after]);
+        assert_eq!(ground.owner.membership(room_id, bob).as_deref(), Some("ban"), "{version}");
+        assert!(events.iter().all(|event| !shared.knows(&event.event_id)), "{version}");
+    }
+}
+
+#[test]
 fn continuwuity_b0c1381f0_rooms_that_we_left_take_no_events() {
     let shared = Shared::new("11", &[]);
     let Shared { ground, room_id, bob } = &shared;

@@ -43,6 +43,12 @@ impl FakePeer {
         self.in_room(room_id, |room, _| room.unsigned(sender, kind, state_key, content))
     }
 
+    /// Lets a hosted room have what no honest room would take.
+    #[track_caller]
+    pub fn put_in(&self, room_id: &str, signed: SignedEvent) {
+        self.in_room(room_id, |room, _| room.receive(signed.event).unwrap());
+    }
+
     /// The create event of a hosted room, as it goes from server to server.
     #[track_caller]
     pub fn create_event(&self, room_id: &str) -> Value {
