@@ -4,7 +4,7 @@
 use ruma::CanonicalJsonObject;
 use serde_json::json;
 
-use super::ground::Ground;
+use super::ground::{Ground, deliver, next_event};
 use crate::support::{Answer, encoded, until};
 
 /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#size-limits>
@@ -91,8 +91,36 @@ fn an_event_has_65536_bytes_with_its_signature_and_none_more() {
     ] {
         let path = format!("/rooms/{}/state/{}/{}", encoded(&room_id), encoded(&kind), encoded(&key));
         let answer = ground.owner.try_put(&path, json!({}));
-        let is_as_expected = answer.status == right || (right == 413 && answer.status == 400);
-        assert!(is_as_expected, "{} {}: {} {}", kind.len(), key.len(), answer.status, answer.text());
+        assert_eq!(answer.status, right, "{} {}: {}", kind.len(), key.len(), answer.text());
+        assert!(right == 200 || answer.json()["errcode"] == "M_TOO_LARGE", "{}", answer.text());
+    }
+    ground.still_serves();
+}
+
+#[test]
+fn an_event_of_another_server_has_as_many_and_none_more() {
+    let ground = Ground::new();
+    let room_id = ground.owner.room_with_rule("11", json!({ "join_rule": "public" }), &[]);
+    let bob = ground.peer.user("bob");
+    ground.peer.join(&ground.server, &room_id, &bob).ok();
+    let template = next_event(&ground, &ground.peer, &room_id, &bob);
+    let with_text =
+        |text: &str| ground.peer.sign(template.clone().with("content", json!({ "msgtype": "m.text", "body": text })));
+    let around = serde_json::to_string(&with_text("").event).unwrap().len();
+    let of_bytes = |bytes: usize| with_text(&"x".repeat(bytes - around));
+    let of_kind = |kind: &str| ground.peer.sign(template.clone().with("type", json!(kind)));
+    for (event, is_taken, what) in [
+        (of_bytes(EVENT_BYTES_MAX - 1), true, "a byte less"),
+        (of_bytes(EVENT_BYTES_MAX), true, "as large as may be"),
+        (of_bytes(EVENT_BYTES_MAX + 1), false, "a byte more"),
+        (of_kind(&"t".repeat(255)), true, "a long type"),
+        (of_kind(&"t".repeat(256)), false, "a type that is too long"),
+        (of_kind(&"ö".repeat(128)), false, "a type that is too long, of few letters"),
+    ] {
+        let said = deliver(&ground, &ground.peer, &[&event]);
+        assert_eq!(said[&event.event_id] == json!({}), is_taken, "{what}: {said}");
+        let path = format!("/rooms/{}/event/{}", encoded(&room_id), encoded(&event.event_id));
+        assert_eq!(ground.owner.try_get(&path).status == 200, is_taken, "{what}");
     }
     ground.still_serves();
 }
