@@ -7,6 +7,9 @@
 #[path = "tidy/facts.rs"]
 mod facts;
 #[cfg(test)]
+#[path = "tidy/hostile.rs"]
+mod hostile;
+#[cfg(test)]
 #[path = "tidy/rust_text.rs"]
 mod rust_text;
 #[cfg(test)]

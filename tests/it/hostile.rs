@@ -4,7 +4,7 @@
 //! The peers speak real TLS and sign with keys of their own. Whatever they do, nothing of theirs bears our signature but invites
 //! and restricted joins that were judged; nothing is believed that is not proven; no request goes to a denied address; time
 //! and memory are bounded; the next server is asked; and our users' `/sync` answers. `bad/…` are tables of
-//! `tests/interop/bad`, which another implementation of keys and signatures goes through; `crate::…` are tests of that crate.
+//! `tests/interop/bad`, which another implementation of keys and signatures goes through; `a::b` is in that crate or file.
 //!
 //! Handshakes, and what we sign:
 //!
@@ -32,7 +32,7 @@
 //! | V15 | CVE-2026-24044: a key that others know | [`keys`], `commands::fresh_installs_have_keys_and_tokens_of_their_own` |
 //! | V16 | CVE-2024-6301, CVE-2023-42453: ephemeral events for others | [`ephemera`] |
 //! | V17 | CVE-2022-39200: one way in is not checked | [`gaps`], [`joins`], [`transactions`] |
-//! | V18 | RUSTSEC-2022-0093: weak keys, pairs that do not match | `bad/keys`, `federation::keyring`, `signing_key` (file) |
+//! | V18 | RUSTSEC-2022-0093: weak keys, pairs that do not match | `bad/keys`, `federation::keyring`, `protocol::pdu`, `vestibule::signing_key` (a key file) |
 //! | V19 | a notary, or the server itself, lies about keys | [`keys`], `bad/keys`, `federation::keyring` |
 //! | V20 | the header is ambiguous or for somebody else | `bad/headers` |
 //!
@@ -41,10 +41,10 @@
 //! | row | what | held by |
 //! |---|---|---|
 //! | V23 | ruma-state-res 0.16: a knock under any join rule | `bad/make_knock` and `bad/send_knock` (every illegal cell), [`crate::knocks`] (every legal one) |
-//! | V24 | gomatrixserverlib #430, #431: restricted rooms, banned users | [`rules`] |
+//! | V24 | gomatrixserverlib #430, #431: restricted rooms, banned users | [`rules`], [`transactions`] |
 //! | V25 | ruma-state-res 0.11: from invite to knock | [`rules`] |
 //! | V27 | CVE-2022-31152: auth events that the rules do not name | [`rules`], [`transactions`] |
-//! | V30 | CVE-2025-49090: state resets, a second creation | [`joins`], [`transactions`], [`templates`]; the resolution itself in `protocol::state` |
+//! | V30 | CVE-2025-49090: state resets, a second creation | [`joins`], [`rules`], [`transactions`], [`templates`]; the resolution itself in `protocol::state` |
 //! | V31 | Synapse #6501: auth events of another room | [`rules`], [`transactions`] |
 //! | V35 | continuwuity 7b3e3a26b: an auth event without a state key | [`rules`] |
 //! | V36 | RUSTSEC-2025-0065: power levels at the ends of integers | [`rules`] |

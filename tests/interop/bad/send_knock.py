@@ -173,7 +173,7 @@ ROWS = [
     _wrong("`content` a string", "content", "knock"),
     _wrong("`depth` a string", "depth", "7"),
     _wrong("`depth` negative", "depth", -1),
-    _wrong("`depth` beyond what canonical JSON can say", "depth", 2**53),
+    _wrong("`depth` beyond what canonical JSON can say (V48)", "depth", 2**53),
     _wrong("`depth` of 64 bits", "depth", 2**63),
     _wrong("`depth` null", "depth", None),
     _wrong("`origin_server_ts` a string", "origin_server_ts", "now"),
