@@ -29,8 +29,9 @@ pub const SELF_SIGNED_KEY_FILE: &str = "self_signed_key.pem";
 /// How often the files are looked at, at most. Renewed certificates are in use this long after they are written.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Protocols that we offer, the preferred one first.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// What is spoken inside. No HTTP/2: the only release of its library that actix-web takes keeps every empty frame that a peer
+/// sends (RUSTSEC-2026-0258).
+const ALPN: [&[u8]; 1] = [b"http/1.1"];
 
 /// A certificate chain and its private key, as PEM files.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -410,13 +411,5 @@ mod tests {
         assert!(matches!(refusal(&empty, &files.private_key), TlsError::NoCertificate { .. }));
         assert!(matches!(refusal(&files.certificate, &empty), TlsError::Pem { what: "private key", .. }));
         assert!(matches!(refusal(&dir.path().join("gone.pem"), &files.private_key), TlsError::Io { .. }));
-    }
-
-    #[test]
-    fn both_http_versions_are_offered() {
-        let dir = tempfile::tempdir().unwrap();
-        let files = self_signed(dir.path(), name("a.example")).unwrap();
-        let config = server_config(files, Arc::new(FakeClock::default())).unwrap();
-        assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
     }
 }

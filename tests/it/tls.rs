@@ -1,7 +1,7 @@
 //! Certificates of the listeners.
 //! May not: accept a certificate that it was not told to trust.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{fs, os::unix::fs::MetadataExt as _, sync::Arc};
 
 use crate::support::{Http, TestServer, client_config};
 
@@ -32,6 +32,20 @@ fn plain_requests_to_a_tls_listener_get_nothing() {
         Http { tls: Some(client_config(&other.data_dir().join("self_signed_cert.pem"))), ..server.federation() };
     let mut connection = distrusting.connect().unwrap();
     assert!(connection.ask("GET", "/_matrix/key/v2/server", &[], None).is_err(), "another server's certificate");
+}
+
+#[test]
+fn http_2_is_not_spoken_and_asking_for_it_harms_nothing() {
+    let server = TestServer::started();
+    let asking = |protocols: &[&str]| {
+        let mut config = (*client_config(&server.data_dir().join("self_signed_cert.pem"))).clone();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Http { tls: Some(Arc::new(config)), ..server.federation() }
+    };
+    let mut only = asking(&["h2"]).connect().unwrap();
+    assert!(only.ask("GET", "/_matrix/key/v2/server", &[], None).is_err(), "RUSTSEC-2026-0258");
+    asking(&["h2", "http/1.1"]).get("/_matrix/key/v2/server").ok();
+    assert!(!server.log().contains("panicked"));
 }
 
 #[test]
