@@ -22,8 +22,15 @@ pub const HOLD_MAX: Duration = Duration::from_secs(5);
 /// Requests held at once. Source: DESIGN 3.12.
 pub const HELD_MAX: usize = 256;
 
-/// Bodies larger than 1 MiB that are in memory at once. Ours: 400 MiB; what servers send is nearly always less.
+/// Bodies larger than 1 MiB that are in memory as text at once. Ours: 400 MiB; what servers send is nearly always less.
 pub const LARGE_BODIES_MAX: usize = 32;
+
+/// Bytes of memory for all parsed bodies of servers' requests at once. Ours: parsed, the densest transaction that an honest
+/// server can have to send, of fifty events and a hundred ephemeral ones, takes 0.9 GiB; most take a few KiB.
+pub const PARSED_BODIES_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// A body that takes no more than this is not counted among them. Ours.
+const PARSED_BODY_BYTES_UNCOUNTED: usize = 1024 * 1024;
 
 /// Answers with the whole state of a room, or a whole auth chain, that one server may be given at once. Ours: such an answer
 /// is up to 128 MiB, and stays in memory until its reader has taken it.
@@ -124,6 +131,7 @@ pub struct Limits {
     pub failed_admin_tokens_by_address: Limit<ClientAddress>,
     held: Semaphore,
     large_bodies: Arc<Semaphore>,
+    parsed_bodies: Arc<Semaphore>,
     whole_answers: Mutex<BTreeMap<OwnedServerName, Arc<Semaphore>>>,
 }
 
@@ -133,10 +141,16 @@ pub struct WholeAnswer {
     _place: OwnedSemaphorePermit,
 }
 
-/// The right to have a large body in memory, until it is dropped. Clones share it.
-#[derive(Clone, Debug)]
+/// The right to have the text of a large body in memory, until it is dropped.
+#[derive(Debug)]
 pub struct LargeBody {
-    _place: Arc<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The right to have a parsed body in memory, until it is dropped. Clones share it.
+#[derive(Clone, Debug)]
+pub struct ParsedBody {
+    _places: Arc<OwnedSemaphorePermit>,
 }
 
 impl Limits {
@@ -159,6 +173,7 @@ impl Limits {
             failed_admin_tokens_by_address: Limit::new(on, rates.failed_admin_tokens_by_address),
             held: Semaphore::new(HELD_MAX),
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
+            parsed_bodies: Arc::new(Semaphore::new(PARSED_BODIES_BYTES_MAX)),
             whole_answers: Mutex::default(),
         }
     }
@@ -179,15 +194,25 @@ impl Limits {
         self.hold_for(&self.queries_by_origin, origin, clock).await
     }
 
-    /// Waits for a place for a large body.
+    /// Waits for a place for the text of a large body.
     ///
     /// # Errors
     /// 429 when none comes free within [`HOLD_MAX`].
     pub async fn hold_large_body(&self) -> Result<LargeBody, MatrixError> {
-        match tokio::time::timeout(HOLD_MAX, self.large_bodies.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(LargeBody { _place: Arc::new(place) }),
-            Ok(Err(_)) | Err(_) => Err(MatrixError::limit_exceeded(HOLD_MAX)),
+        Ok(LargeBody { _place: places(&self.large_bodies, 1).await? })
+    }
+
+    /// Waits for the memory that a body takes once it is parsed. `None`: so little that it is not counted.
+    ///
+    /// # Errors
+    /// 413 when there is never so much, 429 when there is not within [`HOLD_MAX`].
+    pub async fn hold_parsed_body(&self, bytes: usize) -> Result<Option<ParsedBody>, MatrixError> {
+        if bytes <= PARSED_BODY_BYTES_UNCOUNTED {
+            return Ok(None);
         }
+        let within_cap = u32::try_from(bytes).ok().filter(|_| bytes <= PARSED_BODIES_BYTES_MAX);
+        let bytes = within_cap.ok_or_else(|| MatrixError::too_large("the body holds too many values"))?;
+        Ok(Some(ParsedBody { _places: Arc::new(places(&self.parsed_bodies, bytes).await?) }))
     }
 
     /// Waits for a place for an answer that may be large.
@@ -195,7 +220,7 @@ impl Limits {
     /// # Errors
     /// 429 when the server has not taken the answers it was given within [`HOLD_MAX`].
     pub async fn hold_whole_answer(&self, origin: &ServerName) -> Result<WholeAnswer, MatrixError> {
-        let places = {
+        let of_origin = {
             let mut origins = self.whole_answers.lock().unwrap_or_else(PoisonError::into_inner);
             if origins.len() >= SUBJECTS_MAX {
                 // Whoever holds or waits for a place holds the semaphore too.
@@ -204,10 +229,7 @@ impl Limits {
             let fresh = || Arc::new(Semaphore::new(WHOLE_ANSWERS_BY_ORIGIN_MAX));
             origins.entry(origin.to_owned()).or_insert_with(fresh).clone()
         };
-        match tokio::time::timeout(HOLD_MAX, places.acquire_owned()).await {
-            Ok(Ok(place)) => Ok(WholeAnswer { _place: place }),
-            Ok(Err(_)) | Err(_) => Err(MatrixError::limit_exceeded(HOLD_MAX)),
-        }
+        Ok(WholeAnswer { _place: places(&of_origin, 1).await? })
     }
 
     async fn hold_for(
@@ -254,6 +276,13 @@ impl Limits {
             // At least a millisecond, so that a pause of zero cannot spin.
             tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
         }
+    }
+}
+
+async fn places(among: &Arc<Semaphore>, count: u32) -> Result<OwnedSemaphorePermit, MatrixError> {
+    match tokio::time::timeout(HOLD_MAX, among.clone().acquire_many_owned(count)).await {
+        Ok(Ok(places)) => Ok(places),
+        Ok(Err(_)) | Err(_) => Err(MatrixError::limit_exceeded(HOLD_MAX)),
     }
 }
 
@@ -330,6 +359,21 @@ mod tests {
         limits.hold_whole_answer(&other).await.unwrap();
         taken.pop();
         limits.hold_whole_answer(&slow).await.unwrap();
+    }
+
+    #[actix_web::test]
+    async fn parsed_bodies_share_their_memory() {
+        tokio::time::pause();
+        let limits = Limits::new(rates(false));
+        let too_large = limits.hold_parsed_body(PARSED_BODIES_BYTES_MAX + 1).await.unwrap_err();
+        assert_eq!(too_large.status.as_u16(), 413);
+        let half = PARSED_BODIES_BYTES_MAX / 2;
+        let (one, _other) =
+            (limits.hold_parsed_body(half).await.unwrap(), limits.hold_parsed_body(half).await.unwrap());
+        assert_eq!(limits.hold_parsed_body(half).await.unwrap_err(), MatrixError::limit_exceeded(HOLD_MAX));
+        assert!(limits.hold_parsed_body(PARSED_BODY_BYTES_UNCOUNTED).await.unwrap().is_none());
+        drop(one);
+        assert!(limits.hold_parsed_body(half).await.unwrap().is_some());
     }
 
     #[actix_web::test]

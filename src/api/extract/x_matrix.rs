@@ -1,5 +1,6 @@
 //! The calling server: its `Authorization: X-Matrix` lines, parsed to the letter and verified by the keyring.
-//! May not: decide with a decoded or rebuilt target; what is verified is the target as it stood on the request line.
+//! May not: decide with a decoded or rebuilt target; what is verified is the target as it stood on the request line. Nor make
+//! more of a body than its text before it is known whose it is.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#request-authentication>
 
@@ -13,17 +14,17 @@ use actix_web::{
     http::{Method, header::AUTHORIZATION},
     web::Data,
 };
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName};
+use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
 use vestibule_actors::SourceNetwork;
 use vestibule_federation::keyring::SignedRequest;
-use vestibule_protocol::canonical_json;
+use vestibule_protocol::canonical_json::CanonicalText;
 
 pub use self::header::{Credentials, HeaderError};
 use super::{
     ClientAddress,
     body::{self, BodyBytesMax},
 };
-use crate::{error::MatrixError, rate_limit::LargeBody, state::App};
+use crate::{error::MatrixError, rate_limit::ParsedBody, state::App};
 
 /// A request that its origin has signed for us.
 #[derive(Clone, Debug)]
@@ -34,8 +35,8 @@ pub struct Signed {
     pub body: Option<CanonicalJsonObject>,
     /// The network that the request came from.
     pub network: SourceNetwork,
-    /// The place of a body that may be large: to be kept as long as what was read from it.
-    pub large_body: Option<LargeBody>,
+    /// The place of a body that takes much memory. The request keeps it too: it is of use to what outlives the request.
+    pub parsed_body: Option<ParsedBody>,
 }
 
 /// Where the door learns who is calling, once that is proven. It lies in the request's extensions.
@@ -61,23 +62,23 @@ impl Signed {
     async fn of_request(request: HttpRequest, payload: Payload) -> Result<Self, MatrixError> {
         let app = request.app_data::<Data<App>>().ok_or_else(MatrixError::internal)?;
         let bytes_max = BodyBytesMax::of_request(&request);
-        let large_body =
+        let _large_body =
             if bytes_max.lets_be_large(&request) { Some(app.limits.hold_large_body().await?) } else { None };
         let bytes = body::read(&request, payload, bytes_max.0).await?;
         let has_body = [Method::PUT, Method::POST].contains(request.method()) || !bytes.is_empty();
-        let content = if has_body { Some(canonical_json::parse_object(&bytes)?) } else { None };
+        let content = if has_body { Some(CanonicalText::read(&bytes)?) } else { None };
+        drop(bytes);
         let credentials = credentials(&request).map_err(MatrixError::unauthorized)?;
         if app.settings.denied_servers.holds(&credentials.origin) {
             return Err(MatrixError::forbidden("this server does not deal with yours"));
         }
         let address = ClientAddress::of_request(&request, &app.settings.trusted_proxies);
-        let content = content.map(CanonicalJsonValue::Object);
         let signed = SignedRequest {
             method: request.method().as_str(),
             uri: request.uri().path_and_query().map_or("/", |target| target.as_str()),
             origin: &credentials.origin,
             destination: credentials.destination.as_deref(),
-            content: content.as_ref(),
+            content: content.as_ref().map(CanonicalText::as_str),
             signatures: &credentials.signatures,
         };
         let network = SourceNetwork::of(address.0);
@@ -93,11 +94,15 @@ impl Signed {
         app.keyring.forget_failures(&credentials.origin);
         app.sender.sign_of_life(&credentials.origin);
         app.limits.hold_request_of(&credentials.origin, &*app.clock).await?;
-        let body = match content {
-            Some(CanonicalJsonValue::Object(object)) => Some(object),
-            _ => None,
+        // Only now, that it is known whose it is.
+        let Some(content) = content else {
+            return Ok(Self { origin: credentials.origin, body: None, network, parsed_body: None });
         };
-        Ok(Self { origin: credentials.origin, body, network, large_body })
+        let parsed_body = app.limits.hold_parsed_body(content.parsed_bytes()).await?;
+        if let Some(place) = &parsed_body {
+            request.extensions_mut().insert(place.clone());
+        }
+        Ok(Self { origin: credentials.origin, body: Some(content.parse()?), network, parsed_body })
     }
 }
 

@@ -51,13 +51,13 @@ async fn send(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<Ht
     if transaction_id.is_empty() || transaction_id.len() > TRANSACTION_ID_BYTES_MAX {
         return Err(MatrixError::invalid_param("the transaction id has 1 to 255 bytes"));
     }
-    let (origin, large_body) = (signed.origin.clone(), signed.large_body.clone());
+    let (origin, parsed_body) = (signed.origin.clone(), signed.parsed_body.clone());
     let sent = Sent::of(signed.into_body()?)?;
     // On a task of its own: who hangs up while missing events are fetched would have us begin anew each time.
     let task = actix_web::rt::spawn(async move {
         let judge = || receive(app.clone(), origin.clone(), sent);
         let answer = app.transactions.once(&origin, &transaction_id, judge).await;
-        drop(large_body);
+        drop(parsed_body);
         answer
     });
     let answer: Arc<str> = task.await.map_err(|_| MatrixError::internal())??;

@@ -20,6 +20,7 @@ use vestibule_storage::accounts::{AccountChange, Alias};
 
 use crate::{
     listener::Serves,
+    rate_limit::{HOLD_MAX, PARSED_BODIES_BYTES_MAX},
     testing::{NOW, Peer, World, ask, rates},
 };
 
@@ -278,6 +279,28 @@ async fn unproven_requests_are_refused() {
     assert_eq!(ask(&service, changed.to_request()).await.0, 401);
     let spaced = peer.put(put, &json!({ "a": 1 })).set_payload("{ \"a\" : 1 }");
     assert_eq!(ask(&service, spaced.to_request()).await.0, 404, "canonical form is what is signed");
+}
+
+#[actix_web::test]
+async fn a_dense_body_is_parsed_for_who_signed_it_and_when_there_is_memory() {
+    tokio::time::pause();
+    let world = World::new();
+    let (peer, stranger) = (Peer::new("them.test", 2), Peer::new("stranger.test", 3));
+    world.know(&peer).await;
+    let service = init_service(world.application(&FEDERATION)).await;
+    let dense = json!({ "pdus": [], "x": vec![json!({ "": 0 }); 20_000] });
+    let send = |who: &Peer, id: &str, body: &Value| {
+        ask(&service, who.put(&format!("/_matrix/federation/v1/send/{id}"), body).to_request())
+    };
+    let all = world.app.limits.hold_parsed_body(PARSED_BODIES_BYTES_MAX).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(send(&stranger, "a", &dense).await.0, 401);
+    assert_eq!(send(&peer, "a", &json!({ "pdus": [] })).await.0, 200);
+    assert!(begun.elapsed() < HOLD_MAX, "neither waits for memory");
+    assert_eq!(send(&peer, "b", &dense).await.0, 429);
+    drop(all);
+    assert_eq!(send(&peer, "b", &dense).await.0, 200);
+    world.app.limits.hold_parsed_body(PARSED_BODIES_BYTES_MAX).await.unwrap();
 }
 
 #[actix_web::test]

@@ -3,7 +3,7 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#request-authentication>
 
-use ruma::{CanonicalJsonValue, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId, serde::Base64};
+use ruma::{OwnedServerSigningKeyId, ServerName, ServerSigningKeyId, serde::Base64};
 use thiserror::Error;
 use vestibule_protocol::clock::UnixMillis;
 
@@ -23,8 +23,8 @@ pub struct SignedRequest<'a> {
     pub origin: &'a ServerName,
     /// The destination that the headers name, if they do.
     pub destination: Option<&'a ServerName>,
-    /// The body, if the request has one.
-    pub content: Option<&'a CanonicalJsonValue>,
+    /// The canonical text of the body, if the request has one.
+    pub content: Option<&'a str>,
     /// Key id and signature of each header.
     pub signatures: &'a [(OwnedServerSigningKeyId, Base64)],
 }
@@ -96,13 +96,13 @@ impl Keyring {
     }
 }
 
-/// The canonical JSON that was signed. Written piece by piece, so that a large body is not copied into an object first;
-/// the keys stand in the order that canonical JSON demands.
+/// The canonical JSON that was signed. Written piece by piece, so that nothing a stranger sent is parsed for it; the keys stand
+/// in the order that canonical JSON demands.
 pub(super) fn signed_text(request: &SignedRequest<'_>, destination: &ServerName) -> serde_json::Result<String> {
     let mut text = String::from("{");
     if let Some(content) = request.content {
         text.push_str(r#""content":"#);
-        text.push_str(&serde_json::to_string(content)?);
+        text.push_str(content);
         text.push(',');
     }
     let parts = [
