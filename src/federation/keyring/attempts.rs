@@ -1,4 +1,4 @@
-//! When a server may be asked for its keys again, and how many unknown servers a network may make us look for.
+//! When a server may be asked for its keys again.
 //! May not: use the wall clock, which may be set back.
 
 use std::time::Duration;

@@ -19,6 +19,10 @@ const PLACE_WAIT: Duration = Duration::from_secs(4);
 /// Share of the deadline left to the notaries when some are configured: direct fetches get 1 - 1/this.
 const NOTARIES_SHARE: u32 = 3;
 
+/// Key ids that one fetch is for. Ours: servers have one or two, and an event could name a thousand, which would all be
+/// remembered.
+const KEY_IDS_MAX: usize = 16;
+
 /// Documents of one server looked at in a notary's answer. Ours.
 const NOTARY_DOCUMENTS_MAX: usize = 8;
 
@@ -46,6 +50,7 @@ impl Inner {
         if due.is_empty() {
             return Err(KeyError::NoUsableKey);
         }
+        due.truncate(KEY_IDS_MAX);
         if let (Some(network), Some(budgets)) = (payer, &self.budgets)
             && budgets.take(&network, now).is_err()
         {

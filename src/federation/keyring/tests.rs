@@ -42,6 +42,8 @@ type Gate = tokio::sync::watch::Receiver<bool>;
 struct ScriptedSource {
     answers: Mutex<BTreeMap<String, VecDeque<Answer>>>,
     asked: Mutex<Vec<String>>,
+    /// How many key ids a notary was last asked for.
+    key_ids: Mutex<usize>,
     gate: Option<Gate>,
 }
 
@@ -81,10 +83,11 @@ impl KeySource for ScriptedSource {
         &'a self,
         notary: &'a ServerName,
         server: &'a ServerName,
-        _wanted: &'a [OwnedServerSigningKeyId],
+        wanted: &'a [OwnedServerSigningKeyId],
         _minimum_valid_until: UnixMillis,
         _deadline: Duration,
     ) -> BoxFuture<'a, Answer> {
+        *self.key_ids.lock().unwrap() = wanted.len();
         self.answer(format!("{server} at {notary}"))
     }
 }
@@ -610,6 +613,16 @@ async fn a_notary_is_asked_after_the_server_and_must_vouch() {
     direct.source.answers(PEER, Ok(good()));
     direct.for_request(PEER, "a").await.unwrap();
     assert_eq!(direct.source.asked(), [PEER]);
+}
+
+#[tokio::test]
+async fn an_event_that_names_a_thousand_keys_has_few_of_them_looked_for() {
+    let bench = Bench::with(notarized());
+    bench.source.answers(NOTARY, Ok(notary_keys()));
+    let names: Vec<OwnedServerSigningKeyId> = (0..1_000).map(|number| key_id(&format!("k{number}"))).collect();
+    let names: Vec<&ServerSigningKeyId> = names.iter().map(|name| &**name).collect();
+    bench.keyring.keys_for_event(&name(PEER), &names, NOW, true, NOW).await.unwrap_err();
+    assert_eq!(*bench.source.key_ids.lock().unwrap(), 16);
 }
 
 #[tokio::test]
