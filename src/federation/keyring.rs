@@ -154,7 +154,7 @@ impl Keyring {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The keys among `key_ids` with which `origin` may sign a request at `now`.
+    /// The keys among `key_ids` with which `origin` may sign a request at `at`, which is now or later.
     ///
     /// Only current `verify_keys` within their validity; what cannot be had is left out, and at least one is in it.
     /// `source` pays when the origin is unknown. Dropping the future cancels no fetch.
@@ -166,9 +166,9 @@ impl Keyring {
         origin: &ServerName,
         key_ids: &[&ServerSigningKeyId],
         source: SourceNetwork,
-        now: UnixMillis,
+        at: UnixMillis,
     ) -> Result<PublicKeyMap, KeyError> {
-        let keys = self.inner.usable_keys(origin, key_ids, Purpose::Request { now }, Some(source)).await?;
+        let keys = self.inner.usable_keys(origin, key_ids, Purpose::Request { now: at }, Some(source)).await?;
         Ok(key_map(origin, keys))
     }
 

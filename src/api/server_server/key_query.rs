@@ -133,7 +133,8 @@ async fn document(
     } else {
         // Looks for it, if it is due and the caller's network may have it looked for; what is known is told in any case.
         let key_ids: Vec<&ServerSigningKeyId> = key_ids.into_iter().collect();
-        if let Err(error) = app.keyring.keys_for_request(server, &key_ids, network, now).await {
+        let needed_until = wanted.valid_until.map_or(now, |until| until.max(now));
+        if let Err(error) = app.keyring.keys_for_request(server, &key_ids, network, needed_until).await {
             log::debug!(origin:% = server, error:%; "no newer keys for one who asks");
         }
         app.stores.server_keys.lookup(server).await?

@@ -1,8 +1,10 @@
 //! The directory, summaries of rooms and spaces, and keys: what servers look up.
 
 use actix_web::test::{TestRequest, init_service};
-use ruma::{RoomVersionId, signatures::verify_json};
+use ruma::{RoomVersionId, ServerSigningKeyId, server_name, signatures::verify_json};
 use serde_json::{Value, json};
+use vestibule_actors::SourceNetwork;
+use vestibule_federation::keyring::KeyError;
 use vestibule_storage::{accounts::AccountChange, server_keys::StoredServerKeys};
 
 use super::{FEDERATION, join};
@@ -163,6 +165,18 @@ async fn keys_that_we_know_are_told_with_our_signature() {
         let (status, answer) = ask(&service, request.to_request()).await;
         assert_eq!((status, answer["server_keys"].as_array().unwrap().len()), (200, 1), "{answer}");
         verify_json(&by_us_and(&peer.identity), &object(answer["server_keys"][0].clone())).unwrap();
+    }
+    // Who needs them for longer has their server asked; what is known is told all the same.
+    let unknown_key = ServerSigningKeyId::parse("ed25519:unknown").unwrap();
+    for (needed_until, was_asked) in [(NOW.0 + 1_000_000, false), (NOW.0 + 1_000_001, true)] {
+        let uri = format!("{base}/them.test?minimum_valid_until_ts={needed_until}");
+        let (status, answer) = ask(&service, TestRequest::get().uri(&uri).to_request()).await;
+        assert_eq!((status, answer["server_keys"].as_array().unwrap().len()), (200, 1), "{answer}");
+        let keyring = &world.app.keyring;
+        let network = SourceNetwork::of([192, 0, 2, 1].into());
+        let again = keyring.keys_for_request(server_name!("them.test"), &[&unknown_key], network, NOW).await;
+        assert_eq!(matches!(again, Err(KeyError::RecentlyFailed { .. })), was_asked, "{again:?}");
+        keyring.forget_failures(server_name!("them.test"));
     }
     let (status, answer) =
         ask(&service, post(json!({ "server_keys": { "us.test": {}, "unknown.test": {} } })).to_request()).await;
