@@ -171,6 +171,8 @@ async fn receive_in_room(
             }
             // Then nothing of the transaction counts: its server comes again, and finds known what was taken.
             Err(NotReceived::NotNow) => return Err(MatrixError::unavailable()),
+            // DESIGN 3.12: the same answer as at the room's door.
+            Err(NotReceived::Overloaded) => return Err(AskError::<KnockRefusal>::Overloaded.into()),
         };
         outcomes.insert(event_id, Outcome { error });
     }

@@ -32,6 +32,9 @@ pub enum NotReceived {
     /// We cannot take anything at the moment, whatever it is: the sender should come again with it.
     #[error("the event cannot be taken at the moment")]
     NotNow,
+    /// The room has been full for as long as we waited: the sender should come again with it.
+    #[error("the room is full at the moment")]
+    Overloaded,
 }
 
 impl NotReceived {
@@ -55,7 +58,7 @@ impl NotReceived {
         match error {
             AskError::Refused(refusal) => Self::refused(refusal),
             AskError::RoomNotHere => Self::refused("this server is not in the room"),
-            AskError::Overloaded => Self::NotNow,
+            AskError::Overloaded => Self::Overloaded,
             AskError::Storage(CommitError::Storage(error)) => Self::of_storage(error),
             AskError::Storage(CommitError::PredecessorMissing) => Self::NotNow,
             AskError::Storage(CommitError::Conflict(_)) | AskError::Failed => {
