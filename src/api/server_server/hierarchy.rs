@@ -11,15 +11,20 @@ use actix_web::{
 };
 use ruma::{
     EventEncryptionAlgorithm, OwnedRoomId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
-    events::StateEventType,
-    room::{JoinRuleKind, RoomType},
+    events::{StateEventType, room::member::MembershipState},
+    room::RoomType,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use vestibule_actors::{AskError, CheckReader};
 use vestibule_protocol::{membership::ReadRefusal, pdu::Pdu, room_version::RoomVersion};
+use vestibule_storage::{error::StorageError, room::RoomRow};
 
-use super::{raw_query, readers::Protection};
+use super::{
+    handshake::overload_pause,
+    raw_query,
+    readers::{Protection, is_user_of},
+};
 use crate::{
     client_server::public_rooms::entry::Entry,
     error::MatrixError,
@@ -149,14 +154,10 @@ impl Known {
         let Some(version) = RoomVersion::lookup(&row.room_version) else { return Ok(Self::Elsewhere) };
         let entry = Entry::load(&*app.stores.rooms, &row).await?;
         let allowed_room_ids = restricted_join::allowed_rooms(app, room_id, &version).await?.unwrap_or_default();
-        let may_ask = match entry.join_rule {
-            JoinRuleKind::Public => true,
-            JoinRuleKind::Knock => version.can_knock(),
-            JoinRuleKind::KnockRestricted => version.can_knock_restricted(),
-            _ => false,
-        };
-        let is_shown =
-            is_inside || entry.world_readable || may_ask || is_in_one_of(app, &allowed_room_ids, origin).await?;
+        let is_shown = is_inside
+            || entry.is_open_to_strangers(&version)
+            || is_in_one_of(app, &allowed_room_ids, origin).await?
+            || has_invited_user(app, &row, origin).await?;
         if !is_shown {
             return Ok(Self::Hidden);
         }
@@ -173,13 +174,25 @@ impl Known {
 
 /// Whether the server has a joined user in the room. `None`: we are not in it ourselves.
 async fn presence(app: &App, room_id: &RoomId, origin: &ServerName) -> Result<Option<bool>, MatrixError> {
-    let message = CheckReader { origin: origin.to_owned(), protection: Protection::Open };
-    match app.rooms.ask(room_id, message).await {
+    let attempt = || app.rooms.ask(room_id, CheckReader { origin: origin.to_owned(), protection: Protection::Open });
+    match app.limits.hold_until(&*app.clock, attempt, overload_pause).await {
         Ok(_) => Ok(Some(true)),
         Err(AskError::Refused(ReadRefusal::ReaderNotInRoom | ReadRefusal::ServerDenied)) => Ok(Some(false)),
         Err(AskError::RoomNotHere | AskError::Refused(ReadRefusal::ServerNotInRoom)) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a user of the server is invited, and so may enter whatever the join rule says.
+async fn has_invited_user(app: &App, room: &RoomRow, origin: &ServerName) -> Result<bool, StorageError> {
+    if room.counts.invite == 0 {
+        return Ok(false);
+    }
+    let members = app.stores.rooms.current_state_of_type(&room.room_id, &StateEventType::RoomMember).await?;
+    Ok(members.iter().any(|member| {
+        member.event.membership() == Some(MembershipState::Invite)
+            && member.event.state_key().is_some_and(|state_key| is_user_of(state_key, origin))
+    }))
 }
 
 async fn is_in_one_of(app: &App, rooms: &[OwnedRoomId], origin: &ServerName) -> Result<bool, MatrixError> {

@@ -176,7 +176,8 @@ pub(super) fn has_state(event: &StoredEvent) -> bool {
     !is_outlier(event) && event.order.is_none_or(|order| order > TimelineOrder::default())
 }
 
-fn is_user_of(state_key: &str, server: &ServerName) -> bool {
+/// Whether a state key names a user of a server.
+pub(super) fn is_user_of(state_key: &str, server: &ServerName) -> bool {
     <&UserId>::try_from(state_key).is_ok_and(|user_id| user_id.server_name() == server)
 }
 

@@ -1,9 +1,9 @@
 //! The directory, summaries of rooms and spaces, and keys: what servers look up.
 
 use actix_web::test::{TestRequest, init_service};
-use ruma::{RoomVersionId, ServerSigningKeyId, server_name, signatures::verify_json};
+use ruma::{RoomVersionId, ServerSigningKeyId, server_name, signatures::verify_json, user_id};
 use serde_json::{Value, json};
-use vestibule_actors::SourceNetwork;
+use vestibule_actors::{ChangeMembership, MembershipChange, SourceNetwork};
 use vestibule_federation::keyring::KeyError;
 use vestibule_storage::{accounts::AccountChange, server_keys::StoredServerKeys};
 
@@ -96,6 +96,35 @@ async fn a_space_is_told_with_those_children_that_the_server_may_know() {
     for uri in [format!("{BASE}/hierarchy/{child}"), format!("{BASE}/hierarchy/!none:us.test")] {
         let (status, body) = asked(stranger.get(&uri)).await;
         assert_eq!((status, &body["errcode"]), (404, &json!("M_NOT_FOUND")), "{body}");
+    }
+}
+
+#[actix_web::test]
+async fn a_room_is_shown_to_the_servers_of_those_who_are_invited() {
+    let world = World::new();
+    let (invited, stranger) = (Peer::new("them.test", 2), Peer::new("else.test", 3));
+    world.know(&invited).await;
+    world.know(&stranger).await;
+    let den = world.room(RoomVersionId::V12, "invite", &[("m.room.name", json!({ "name": "Den" }))]).await;
+    let space = world.space(RoomVersionId::V11, "public").await;
+    world.send(&space, "m.space.child", Some(den.to_string()), json!({ "via": ["us.test"] })).await;
+    let invite = ChangeMembership {
+        sender: user_id!("@owner:us.test").to_owned(),
+        target: user_id!("@ann:them.test").to_owned(),
+        change: MembershipChange::Invite,
+        content: Default::default(),
+        network: SourceNetwork::of([127, 0, 0, 1].into()),
+    };
+    world.app.rooms.ask(&den, invite).await.unwrap();
+    let service = init_service(world.application(&FEDERATION)).await;
+    for (who, status, children, hidden) in
+        [(&invited, 200, json!("Den"), json!([])), (&stranger, 404, json!(null), json!([den]))]
+    {
+        let asked =
+            async |room_id: &str| ask(&service, who.get(&format!("{BASE}/hierarchy/{room_id}")).to_request()).await;
+        assert_eq!(asked(den.as_str()).await.0, status);
+        let (_, told) = asked(space.as_str()).await;
+        assert_eq!((&told["children"][0]["name"], &told["inaccessible_children"]), (&children, &hidden), "{told}");
     }
 }
 
