@@ -1,5 +1,5 @@
 //! `GET /_matrix/federation/v1/event/{eventId}`: one event.
-//! May not: show an event, or that it exists, to a server that is not in its room.
+//! May not: show an event to a server that is not in its room, or that could not see it there.
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1eventeventid>
 
