@@ -36,6 +36,7 @@ pub use crate::{
         check_speakers::{CheckSpeakers, Speakers},
         create_room::{CreateRoom, InitialEvent},
         expire_knock::{ExpireKnock, Kept},
+        hand_on_leave::HandOnLeave,
         import_join::JoinAnswer,
         leave_out_of_band::LeaveOutOfBand,
         prepare_join::{JoinTemplate, PrepareJoin},

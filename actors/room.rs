@@ -21,6 +21,7 @@ pub mod create_room;
 mod draft;
 pub mod expire_knock;
 mod gather;
+pub mod hand_on_leave;
 pub mod import_join;
 mod incoming;
 pub mod leave_out_of_band;

@@ -58,12 +58,7 @@ impl RoomMessage for ReceiveAnswer {
         if standing.event.event_id() == event.event_id() {
             return Turn::Answer(());
         }
-        let shown: Vec<OwnedServerName> = standing
-            .stripped
-            .iter()
-            .filter_map(|event| serde_json::from_str::<ShownSender>(event).ok())
-            .map(|event| event.sender.server_name().to_owned())
-            .collect();
+        let shown = shown_senders(&standing);
         let asked = Asked { user_id: &user_id, pending: &standing.event, via: &standing.via, shown_senders: &shown };
         let answer = match out_of_band_answer(event, &asked, &self.origin) {
             Ok(answer) => answer,
@@ -95,4 +90,10 @@ impl RoomMessage for ReceiveAnswer {
         room.set_out_of_band(user_id, ended, &mut change);
         Turn::Commit(Box::new(change), ())
     }
+}
+
+/// The servers of those who made what the user is shown of the room.
+pub(super) fn shown_senders(standing: &OutOfBand) -> Vec<OwnedServerName> {
+    let events = standing.stripped.iter().filter_map(|event| serde_json::from_str::<ShownSender>(event).ok());
+    events.map(|event| event.sender.server_name().to_owned()).collect()
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, RoomVersionId,
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, RoomVersionId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde_json::json;
@@ -27,8 +27,8 @@ use vestibule_storage::{
 };
 
 use crate::{
-    AskError, BeginKnock, KnockOutcome, LeaveOutOfBand, ReceiveAnswer, ReceiveInvite, SettleKnock, SettleLeave,
-    Settled,
+    AskError, BeginKnock, HandOnLeave, KnockOutcome, LeaveOutOfBand, ReceiveAnswer, ReceiveInvite, SettleKnock,
+    SettleLeave, Settled,
     testing::{RESIDENT, TestRoom, World, membership_change, message, read, server},
 };
 
@@ -152,6 +152,21 @@ impl Knocking {
         self.peer.rooms.ask_out_of_band(&self.room.room_id, &self.room.version, message).await
     }
 
+    /// A server does not take Bob's leave; who is told next.
+    async fn hand_on(&self, knock: &OutOfBand, from: &str) -> Option<OwnedServerName> {
+        let event_id = knock.event.event_id().to_owned();
+        let message = HandOnLeave { user_id: user(BOB), event_id, from: server(from) };
+        self.peer.rooms.ask_out_of_band(&self.room.room_id, &self.room.version, message).await.unwrap()
+    }
+
+    /// Another server of the room takes Bob's leave, and its answer arrives.
+    async fn settle_leave(&self) {
+        let leave = self.resident.leave(&self.room, BOB).await;
+        let leave = self.resident.stored(&self.room, &leave).unwrap().event;
+        let message = SettleLeave { user_id: user(BOB), leave };
+        self.peer.rooms.ask_out_of_band(&self.room.room_id, &self.room.version, message).await.unwrap();
+    }
+
     /// What Bob is to the room, as his server tells him, now and after a restart.
     fn bob_is(&self) -> Option<MembershipState> {
         let of = |world: &World| -> Option<UserMembership> {
@@ -251,6 +266,58 @@ async fn retraction_counts_at_once_and_is_owed_to_the_server_that_took_the_knock
 }
 
 #[actix::test]
+async fn leave_that_is_not_taken_goes_to_each_server_that_is_known_of_the_room_and_to_no_sixth() {
+    let this = Knocking::new().await;
+    let mut knock = this.signed("please").await;
+    knock.via = ["first.test", "second.test", PEER].map(server).to_vec();
+    let shown = ["@a:shown.test", "@b:second.test", "@c:shown.test", "@d:fourth.test", "@e:sixth.test"];
+    knock.stripped = shown.map(|sender| json!({ "sender": sender }).to_string()).to_vec();
+    knock.progress = Progress::Settled;
+    this.begin(&knock).await.unwrap();
+    this.leave().await.unwrap();
+    assert_eq!(this.hand_on(&knock, "stranger.test").await, None);
+    let mut from = "first.test".to_owned();
+    for next in ["second.test", "shown.test", "fourth.test", "sixth.test"] {
+        assert_eq!(this.hand_on(&knock, &from).await, Some(server(next)));
+        let owed = this.peer.owed_to(next);
+        assert_eq!(owed.len(), 1);
+        assert_eq!(owed.first().unwrap().delivery, Delivery::Leave { user_id: user(BOB) });
+        from = next.to_owned();
+    }
+    assert_eq!(this.hand_on(&knock, &from).await, None, "the server in the room's id would be the sixth");
+    assert_eq!(this.peer.owed_to("first.test").len(), 1, "what the first is owed stays");
+}
+
+#[actix::test]
+async fn leave_goes_to_no_further_server_once_one_has_taken_it_or_the_user_is_something_else() {
+    let knocking_through_two = async || {
+        let this = Knocking::new().await;
+        let knock = OutOfBand { via: ["first.test", RESIDENT].map(server).to_vec(), ..this.signed("please").await };
+        this.begin(&knock).await.unwrap();
+        let signed = this.room.signed(knock.event.to_object().unwrap(), BOB, HandshakeKind::Knock);
+        this.resident.admit(&this.room, signed.into_knock().unwrap()).await.unwrap();
+        (this, knock)
+    };
+    let (this, knock) = knocking_through_two().await;
+    this.leave().await.unwrap();
+    assert_eq!(this.hand_on(&knock, "first.test").await, Some(server(RESIDENT)));
+    this.settle_leave().await;
+    assert_eq!(this.hand_on(&knock, "first.test").await, None, "taken");
+
+    let (this, knock) = knocking_through_two().await;
+    assert_eq!(this.hand_on(&knock, "first.test").await, None, "still knocking");
+    this.leave().await.unwrap();
+    this.resident.clock.advance(std::time::Duration::from_hours(2));
+    this.begin(&this.signed("again").await).await.unwrap();
+    assert_eq!(this.hand_on(&knock, "first.test").await, None, "knocking again");
+
+    let (this, knock) = knocking_through_two().await;
+    let denial = this.resident.change(&this.room, ALICE, Kick, BOB).await.unwrap();
+    this.receive_answer(&denial, RESIDENT).await.unwrap();
+    assert_eq!(this.hand_on(&knock, "first.test").await, None, "the room made the leave");
+}
+
+#[actix::test]
 async fn nothing_to_leave_is_refused() {
     let this = Knocking::new().await;
     assert_eq!(this.leave().await, Err(AskError::Refused(MembershipRefusal::NotInRoom)));
@@ -295,10 +362,7 @@ async fn invite_that_comes_after_the_leave_that_ended_it_changes_nothing() {
     let (this, _) = Knocking::knocking().await;
     this.leave().await.unwrap();
     let invite = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
-    let leave = this.resident.leave(&this.room, BOB).await;
-    let leave = this.resident.stored(&this.room, &leave).unwrap().event;
-    let message = SettleLeave { user_id: user(BOB), leave };
-    this.peer.rooms.ask_out_of_band(&this.room.room_id, &this.room.version, message).await.unwrap();
+    this.settle_leave().await;
     this.receive_invite(&invite).await.unwrap();
     assert_eq!(this.bob_is(), Some(MembershipState::Leave));
     // One that was made after the leave counts.

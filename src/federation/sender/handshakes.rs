@@ -12,6 +12,7 @@ use vestibule_storage::{
 
 use super::{
     Inner, LaneKind, STORAGE_PAUSE,
+    catch_up::AWAY_AFTER,
     destination::{Failure, Lane, Step, Work},
     invite, leave,
 };
@@ -36,6 +37,8 @@ struct Waiting {
     failures: u32,
     /// `None`: now.
     due: Option<Instant>,
+    /// A leave that this server has not taken for long: the next one has been asked to.
+    is_handed_on: bool,
 }
 
 /// What became of an attempt.
@@ -104,10 +107,13 @@ impl Work for Handshakes {
                 waiting.failures = waiting.failures.saturating_add(1);
                 let due = inner.due_after(waiting.failures, &failure);
                 waiting.due = Some(due);
-                match failure {
-                    Failure::NoAnswer => Step::Pause(due),
-                    _ => Step::Again,
+                let is_away = waiting.failures >= AWAY_AFTER;
+                let is_silent = matches!(failure, Failure::NoAnswer);
+                if is_away {
+                    // What waits behind a server that does not answer is not even tried.
+                    self.hand_on_leaves(inner, lane, Some(place).filter(|_| !is_silent)).await;
                 }
+                if is_silent { Step::Pause(due) } else { Step::Again }
             }
         }
     }
@@ -124,9 +130,32 @@ impl Handshakes {
             let Some(last) = page.last() else { return Ok(()) };
             self.read_up_to = Some(last.place);
             let handshakes = page.into_iter().filter(|row| row.delivery != Delivery::Transaction);
-            self.rows.extend(handshakes.map(|row| (row.place, Waiting { row, failures: 0, due: None })));
+            self.rows.extend(
+                handshakes.map(|row| (row.place, Waiting { row, failures: 0, due: None, is_handed_on: false })),
+            );
         }
         Ok(())
+    }
+
+    /// Leaves that the server has not taken for long, one or all of them, go to other servers of their rooms too. What cannot
+    /// be handed on now is after the next failure.
+    async fn hand_on_leaves(&mut self, inner: &Inner, lane: &Lane, only: Option<OutboxPlace>) {
+        let mut done = Vec::new();
+        for (place, waiting) in &mut self.rows {
+            let Delivery::Leave { user_id } = &waiting.row.delivery else { continue };
+            if waiting.is_handed_on || only.is_some_and(|only| only != *place) {
+                continue;
+            }
+            match leave::waits_on(inner, lane, &waiting.row, user_id).await {
+                Ok(true) => waiting.is_handed_on = true,
+                Ok(false) => done.push(*place),
+                Err(error) => {
+                    log::error!(destination:% = lane.server(), event_id:% = waiting.row.event_id, error; "leave not handed on");
+                }
+            }
+        }
+        self.rows.retain(|place, _| !done.contains(place));
+        inner.note_done(lane.server(), done).await;
     }
 }
 

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, RoomId, RoomVersionId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use vestibule_actors::SettleLeave;
+use vestibule_actors::{AskError, HandOnLeave, SettleLeave};
 use vestibule_protocol::{
     membership::{
         handshake::member_content,
@@ -33,7 +33,7 @@ use crate::{
 /// Bytes of a `make_leave` or `send_leave` answer. Source: SECURITY T21, as for `make_knock`.
 const LEAVE_REPLY_BYTES_MAX: usize = 256 * 1024;
 
-/// Has the server's room hear of it.
+/// Has the server's room hear of it; if the server does not let us, another server of the room is to be asked.
 pub(super) async fn deliver(inner: &Inner, lane: &Lane, row: &OutboxRow, user_id: &UserId) -> Delivered {
     let left = match still_left(inner, &row.room_id, user_id).await {
         Ok(Still::Left(left)) => left,
@@ -47,19 +47,60 @@ pub(super) async fn deliver(inner: &Inner, lane: &Lane, row: &OutboxRow, user_id
             settle(inner, row, user_id, &version, leave).await
         }
         Err(Stop::Remote(error)) => match Failure::of(&error) {
-            // 403 and 404: the room knows of nothing that could be left.
+            // 403 and 404: the room knows of nothing that could be left, or the server says so although it is not true.
             Failure::Refused(_) | Failure::NotForThem => {
                 log::debug!(destination:% = lane.server(), room_id:% = row.room_id, error:%; "leave refused");
-                Delivered::Done
+                hand_on(inner, lane, row, user_id, left.as_ref()).await
             }
             Failure::NotNow { .. } | Failure::NoAnswer => Delivered::Failed(error),
         },
         Err(Stop::Storage(error)) => error.into(),
         Err(Stop::Unusable(why)) => {
-            log::debug!(destination:% = lane.server(), room_id:% = row.room_id, error = why; "leave given up");
-            Delivered::Done
+            log::debug!(destination:% = lane.server(), room_id:% = row.room_id, error = why; "no leave can be made of what the server gives");
+            hand_on(inner, lane, row, user_id, left.as_ref()).await
         }
     }
+}
+
+/// Asks the next server too, since this one has not taken it for long and may be gone for good. Whether the row of this one
+/// stays: it does if it is the server that took the knock or sent the invite, of which others need not have heard, and if
+/// nobody else is left.
+pub(super) async fn waits_on(inner: &Inner, lane: &Lane, row: &OutboxRow, user_id: &UserId) -> Result<bool, String> {
+    let left = match still_left(inner, &row.room_id, user_id).await {
+        Ok(Still::Left(left)) => left,
+        Ok(Still::Otherwise) => return Ok(false),
+        Err(error) => return Err(error.to_string()),
+    };
+    let next = next_server(inner, lane, row, user_id, left.as_ref()).await?;
+    let is_first = left.is_some_and(|left| left.via.first() == Some(lane.server()));
+    Ok(is_first || next.is_none())
+}
+
+/// Leaves it to the next server, for good. Nobody is left to ask: it is given up.
+async fn hand_on(inner: &Inner, lane: &Lane, row: &OutboxRow, user_id: &UserId, left: Option<&OutOfBand>) -> Delivered {
+    next_server(inner, lane, row, user_id, left).await.map_or_else(Delivered::OwnFailure, |_| Delivered::Done)
+}
+
+/// Puts it into the queue of the next server that may be in the room. `None`: there is none.
+async fn next_server(
+    inner: &Inner,
+    lane: &Lane,
+    row: &OutboxRow,
+    user_id: &UserId,
+    left: Option<&OutOfBand>,
+) -> Result<Option<OwnedServerName>, String> {
+    let version = left.and_then(|left| RoomVersion::lookup(&left.room_version));
+    let Some(version) = version else { return Ok(None) };
+    let (event_id, from) = (row.event_id.clone(), lane.server().clone());
+    let message = HandOnLeave { user_id: user_id.to_owned(), event_id, from };
+    let next = match inner.parts.rooms.ask_out_of_band(&row.room_id, &version, message).await {
+        Ok(next) => next,
+        Err(AskError::Refused(_) | AskError::RoomNotHere) => None,
+        Err(error) => return Err(error.to_string()),
+    };
+    let told = next.as_deref().map(ServerName::as_str);
+    log::debug!(destination:% = lane.server(), room_id:% = row.room_id, next:? = told; "leave not taken here");
+    Ok(next)
 }
 
 /// What the user is to the room by now.

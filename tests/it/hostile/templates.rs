@@ -172,17 +172,18 @@ fn cve_2026_24471_nor_is_a_template_by_which_a_knock_is_taken_back() {
     assert_own_words(&sent[0].body, &json!({ "membership": "leave" }));
 }
 
+fn template(room_id: &str, user_id: &str, membership: &str) -> Value {
+    json!({ "room_version": "11", "event": {
+        "type": "m.room.member", "room_id": room_id, "sender": user_id, "state_key": user_id,
+        "content": { "membership": membership }, "prev_events": ["$a"], "auth_events": ["$b"], "depth": 7,
+    } })
+}
+
 #[test]
 fn continuwuity_e0b7d0301_after_a_bad_template_the_next_server_is_asked() {
     let bad = ["bad1.test", "bad2.test", "bad3.test"].map(FakePeer::new);
     let guest = Guest::with(&[&bad[0], &bad[1], &bad[2]]);
     let via = ["bad1.test", "bad2.test", "bad3.test", "peer.test"];
-    let template = |room_id: &str, user_id: &str, membership: &str| {
-        json!({ "room_version": "11", "event": {
-            "type": "m.room.member", "room_id": room_id, "sender": user_id, "state_key": user_id,
-            "content": { "membership": membership }, "prev_events": ["$a"], "auth_events": ["$b"], "depth": 7,
-        } })
-    };
     for (make, send, rule) in [("make_knock", "send_knock", "knock"), ("make_join", "send_join", "public")] {
         let room_id = guest.room("11", rule);
         let user_id = &guest.anna.user_id;
@@ -198,6 +199,40 @@ fn continuwuity_e0b7d0301_after_a_bad_template_the_next_server_is_asked() {
         }
         assert_eq!(guest.peer.seen(send).len(), 1);
     }
+}
+
+#[test]
+fn a_knock_that_its_server_does_not_let_go_is_taken_back_through_the_next_one() {
+    let next = FakePeer::new("next.test");
+    let guest = Guest::with(&[&next]);
+    next.answer_with("send_leave", 200, json!({}));
+    let user_id = &guest.anna.user_id;
+    let knock_and_leave = |before_leaving: &dyn Fn()| {
+        let room_id = guest.room("11", "knock");
+        guest.try_knock(&room_id, &["peer.test", "next.test"]).ok();
+        next.answer_with("make_leave", 200, template(&room_id, user_id, "leave"));
+        let count = next.seen("send_leave").len();
+        before_leaving();
+        guest.anna.in_room(&room_id, "leave", json!({}));
+        let sent = until("the next server is told", || next.seen("send_leave").get(count).cloned());
+        assert_own_words(&sent.body, &json!({ "membership": "leave" }));
+        assert_eq!(sent.body["room_id"], json!(room_id));
+        room_id
+    };
+    // A false template, a refusal, and a server that is gone.
+    knock_and_leave(&|| {
+        guest.peer.corrupt("make_leave", |mut template| {
+            put_at(&mut template, "/event/content/membership", json!("ban"));
+            template
+        });
+    });
+    guest.peer.play_fair("make_leave");
+    knock_and_leave(&|| guest.peer.refuse("make_leave", 403, "M_FORBIDDEN"));
+    guest.peer.behave("make_leave");
+    assert!(guest.peer.seen("send_leave").is_empty());
+    let room_id = knock_and_leave(&|| guest.peer.set_down(true));
+    guest.peer.set_down(false);
+    until("the first hears of it too", || (guest.peer.membership(&room_id, user_id) == "leave").then_some(()));
 }
 
 #[test]
