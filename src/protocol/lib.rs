@@ -16,6 +16,7 @@ pub mod pdu;
 pub mod policy_server;
 pub mod recipients;
 pub mod room_graph;
+pub mod room_upgrade;
 pub mod room_version;
 pub mod server_acl;
 pub mod server_reads;

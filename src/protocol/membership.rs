@@ -594,6 +594,9 @@ pub enum CreateRefusal {
         /// What is wrong.
         what: String,
     },
+    /// The room that it replaces has more to take along than the first commit of a room holds.
+    #[error("too much to take along")]
+    TooMuch,
     /// The drawn room id is taken.
     #[error("room exists")]
     RoomExists,

@@ -208,6 +208,7 @@ impl From<CreateRefusal> for MatrixError {
             CreateRefusal::TooLarge => Self::too_large("an event of the room is too large"),
             CreateRefusal::FieldTooLong => Self::too_large("type, state_key or sender is too long"),
             CreateRefusal::BadContent { what } => Self::bad_json(what),
+            CreateRefusal::TooMuch => Self::too_large("the room has more state and bans than a new one can start with"),
             CreateRefusal::RoomExists => {
                 Self::new(StatusCode::BAD_REQUEST, ErrorCode::RoomInUse, "the room exists already")
             }

@@ -178,6 +178,7 @@ fn what_our_own_users_ask() {
         (CreateRefusal::TooLarge, 413, "M_TOO_LARGE", "V52"),
         (CreateRefusal::FieldTooLong, 413, "M_TOO_LARGE", "V52"),
         (CreateRefusal::BadContent { what: "x".to_owned() }, 400, "M_BAD_JSON", "CS createRoom"),
+        (CreateRefusal::TooMuch, 413, "M_TOO_LARGE", "ours"),
         (CreateRefusal::RoomExists, 400, "M_ROOM_IN_USE", "CS createRoom"),
     ]);
 }
