@@ -42,6 +42,7 @@ pub use crate::{
         prepare_join::{JoinTemplate, PrepareJoin},
         prepare_knock::{KnockTemplate, PrepareKnock},
         prepare_leave::{LeaveTemplate, PrepareLeave},
+        prepare_upgrade::{PrepareUpgrade, ReplaceableRoom},
         receive_across_gap::{ReceiveAcrossGap, StateAcross},
         receive_answer::ReceiveAnswer,
         receive_invite::ReceiveInvite,

@@ -32,6 +32,7 @@ mod policy;
 pub mod prepare_join;
 pub mod prepare_knock;
 pub mod prepare_leave;
+pub mod prepare_upgrade;
 pub mod receive_across_gap;
 pub mod receive_answer;
 pub mod receive_invite;

@@ -337,6 +337,7 @@ fn app(parts: Parts, rooms: Rooms, cpu: CpuPool, reach: Reach) -> Result<App, Ex
         registration_nonces: Default::default(),
         claims: Default::default(),
         transactions: Default::default(),
+        upgrades: Default::default(),
         vitals: Vitals::default(),
     })
 }

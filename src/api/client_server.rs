@@ -46,6 +46,7 @@ mod rooms_receipt;
 mod rooms_send;
 mod rooms_state;
 mod rooms_typing;
+pub(crate) mod rooms_upgrade;
 mod send_to_device;
 mod session;
 mod sync;
@@ -108,5 +109,6 @@ pub fn routes(config: &mut ServiceConfig) {
     rooms_typing::routes(config);
     rooms_receipt::routes(config);
     rooms_read_markers::routes(config);
+    rooms_upgrade::routes(config);
     sync::routes(config);
 }

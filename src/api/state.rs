@@ -22,7 +22,10 @@ use vestibule_protocol::{
 use vestibule_storage::commit::Stores;
 
 use crate::{
-    client_server::register::nonces::Nonces, cpu_pool::CpuPool, device_keys::Claims, rate_limit::Limits,
+    client_server::{register::nonces::Nonces, rooms_upgrade::Upgrades},
+    cpu_pool::CpuPool,
+    device_keys::Claims,
+    rate_limit::Limits,
     server_server::send::transactions::Transactions,
 };
 
@@ -62,6 +65,8 @@ pub struct App {
     pub claims: Claims,
     /// Transactions of other servers and how they were answered; start with the default.
     pub transactions: Transactions,
+    /// Upgrades of rooms under way; start with the default.
+    pub upgrades: Upgrades,
     /// What the server tells about itself besides the rooms' gauges.
     pub vitals: Vitals,
 }

@@ -305,6 +305,7 @@ impl World {
             registration_nonces: Default::default(),
             claims: Default::default(),
             transactions: Default::default(),
+            upgrades: Default::default(),
             vitals: Vitals::default(),
         };
         Self { app: Data::new(app), connections: Data::new(Connections::default()) }

@@ -39,3 +39,5 @@ mod timeline;
 mod tls;
 #[cfg(test)]
 mod typing_and_receipts;
+#[cfg(test)]
+mod upgrades;

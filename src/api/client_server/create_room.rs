@@ -163,7 +163,11 @@ fn alias_in_use() -> MatrixError {
     MatrixError::new(StatusCode::BAD_REQUEST, ErrorCode::RoomInUse, "this alias is taken")
 }
 
-fn drawn_room_id(app: &App) -> Result<OwnedRoomId, MatrixError> {
+/// A room id of this server that nobody can guess.
+///
+/// # Errors
+/// 500, if it turns out to be none.
+pub fn drawn_room_id(app: &App) -> Result<OwnedRoomId, MatrixError> {
     let mut drawn = [0; ROOM_ID_LETTERS];
     app.randomness.fill(&mut drawn);
     let letters: String = drawn.iter().map(|byte| letter(*byte)).collect();

@@ -9,7 +9,7 @@ pub mod standing;
 
 use actix_web::{HttpResponse, web};
 use ruma::{
-    CanonicalJsonObject, RoomAliasId, RoomId, UserId,
+    CanonicalJsonObject, OwnedRoomAliasId, RoomId, UserId,
     api::client::{
         alias::{create_alias, delete_alias, get_alias},
         directory::{get_room_visibility, set_room_visibility},
@@ -21,7 +21,7 @@ use vestibule_actors::SendEvent;
 use vestibule_protocol::canonical_json;
 use vestibule_storage::accounts::{AccountChange, Alias};
 
-use self::{alias::without_alias, standing::Standing};
+use self::{alias::without_aliases, standing::Standing};
 use super::{
     commit::commit,
     paths::each,
@@ -85,19 +85,19 @@ async fn delete_alias(
     }
     commit(&app.stores, vec![AccountChange::DeleteAlias(request.room_alias.clone())]).await?;
     if standing.may_name_room() {
-        forget_in_room(&app, &caller.user_id, &found.room_id, &request.room_alias).await;
+        forget_in_room(&app, &caller.user_id, &found.room_id, std::slice::from_ref(&request.room_alias)).await;
     }
     answer(delete_alias::v3::Response::new())
 }
 
-/// Takes an alias that is gone out of the room's list of aliases, where it would lead nowhere. The alias is gone either way.
-async fn forget_in_room(app: &App, user_id: &UserId, room_id: &RoomId, alias: &RoomAliasId) {
+/// Takes aliases that do not lead to the room any more out of its list of aliases. They are gone either way.
+pub async fn forget_in_room(app: &App, user_id: &UserId, room_id: &RoomId, gone: &[OwnedRoomAliasId]) {
     let listed = app.stores.rooms.current_state_event(room_id, &StateEventType::RoomCanonicalAlias, "").await;
     let content: Option<CanonicalJsonObject> = match &listed {
         Ok(Some(stored)) => canonical_json::parse_object(stored.event.content().get().as_bytes()).ok(),
         _ => None,
     };
-    let Some(content) = content.and_then(|content| without_alias(content, alias)) else { return };
+    let Some(content) = content.and_then(|content| without_aliases(content, gone)) else { return };
     let message = SendEvent {
         sender: user_id.to_owned(),
         kind: TimelineEventType::RoomCanonicalAlias,

@@ -14,6 +14,7 @@ use vestibule_actors::{MembershipChange, SendEvent};
 use vestibule_protocol::canonical_json;
 
 use super::{
+    directory::alias::aliases_in,
     paths::each,
     room_view::RoomView,
     rooms_membership::{WantedChange, change_membership},
@@ -153,24 +154,4 @@ async fn require_own_aliases(app: &App, room_id: &RoomId, content: &CanonicalJso
         }
     }
     Ok(())
-}
-
-fn aliases_in(content: &CanonicalJsonObject) -> Vec<String> {
-    let main = content.get("alias").and_then(|alias| alias.as_str());
-    let others = content.get("alt_aliases").and_then(|aliases| aliases.as_array()).unwrap_or_default();
-    let others = others.iter().filter_map(|alias| alias.as_str());
-    main.into_iter().chain(others).filter(|alias| !alias.is_empty()).map(ToOwned::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_aliases_of_the_content_are_judged() {
-        let content = canonical_json::parse_object(br##"{"alias":"#a:x","alt_aliases":["#b:x","",7]}"##).unwrap();
-        assert_eq!(aliases_in(&content), ["#a:x", "#b:x"]);
-        let content = canonical_json::parse_object(br##"{"alias":null,"alt_aliases":"#b:x"}"##).unwrap();
-        assert!(aliases_in(&content).is_empty());
-    }
 }

@@ -1,7 +1,7 @@
 //! What an alias of ours may be, and how it is taken out of a room's list.
 //! May not: know which aliases exist.
 
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, RoomAliasId, ServerName};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId, ServerName};
 
 use crate::error::MatrixError;
 
@@ -29,27 +29,37 @@ pub fn check_ours(alias: &RoomAliasId, server_name: &ServerName) -> Result<(), M
     Ok(())
 }
 
-/// The content of `m.room.canonical_alias` without an alias; `None` when it does not hold it.
+/// The content of `m.room.canonical_alias` without some aliases; `None` when it holds none of them.
 #[must_use]
-pub fn without_alias(mut content: CanonicalJsonObject, alias: &RoomAliasId) -> Option<CanonicalJsonObject> {
-    let is_it = |value: &CanonicalJsonValue| value.as_str() == Some(alias.as_str());
-    let is_main = content.get("alias").is_some_and(is_it);
+pub fn without_aliases(mut content: CanonicalJsonObject, gone: &[OwnedRoomAliasId]) -> Option<CanonicalJsonObject> {
+    let is_gone = |value: &CanonicalJsonValue| gone.iter().any(|alias| value.as_str() == Some(alias.as_str()));
+    let is_main = content.get("alias").is_some_and(is_gone);
     if is_main {
         content.remove("alias");
     }
     let mut is_other = false;
     if let Some(CanonicalJsonValue::Array(others)) = content.get_mut("alt_aliases") {
         let before = others.len();
-        others.retain(|value| !is_it(value));
+        others.retain(|value| !is_gone(value));
         is_other = others.len() < before;
     }
     (is_main || is_other).then_some(content)
 }
 
+/// All aliases that the content of `m.room.canonical_alias` names.
+#[must_use]
+pub fn aliases_in(content: &CanonicalJsonObject) -> Vec<String> {
+    let main = content.get("alias").and_then(|alias| alias.as_str());
+    let others = content.get("alt_aliases").and_then(|aliases| aliases.as_array()).unwrap_or_default();
+    let others = others.iter().filter_map(|alias| alias.as_str());
+    main.into_iter().chain(others).filter(|alias| !alias.is_empty()).map(ToOwned::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use ruma::{RoomAliasId, room_alias_id, server_name};
+    use ruma::{RoomAliasId, owned_room_alias_id, server_name};
     use serde_json::json;
+    use vestibule_protocol::canonical_json::parse_object;
 
     use super::*;
 
@@ -92,8 +102,16 @@ mod tests {
             (json!({ "alias": 5, "alt_aliases": "#a:x" }), None),
             (json!({}), None),
         ] {
-            let left = without_alias(object(content.clone()), room_alias_id!("#a:x"));
+            let left = without_aliases(object(content.clone()), &[owned_room_alias_id!("#a:x")]);
             assert_eq!(left, expected.map(object), "{content}");
         }
+    }
+
+    #[test]
+    fn all_aliases_of_the_content_are_judged() {
+        let content = parse_object(br##"{"alias":"#a:x","alt_aliases":["#b:x","",7]}"##).unwrap();
+        assert_eq!(aliases_in(&content), ["#a:x", "#b:x"]);
+        let content = parse_object(br##"{"alias":null,"alt_aliases":"#b:x"}"##).unwrap();
+        assert!(aliases_in(&content).is_empty());
     }
 }
