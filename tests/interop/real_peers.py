@@ -17,12 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from real import apart, both_ways, knocks, life_here, life_there, signals
+from real import apart, both_ways, knocks, life_here, life_there, signals, upgrades
 from real.ground import Peers
 from report import Report, run
 
 SCENARIOS = {scenario.__name__: scenario
-             for module in (knocks, life_here, life_there, both_ways, signals, apart)
+             for module in (knocks, life_here, life_there, both_ways, signals, upgrades, apart)
              for scenario in module.SCENARIOS}
 
 
