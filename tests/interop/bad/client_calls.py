@@ -102,6 +102,18 @@ ROWS = [
         lambda g: g.owner.call("POST", "/v3/createRoom", {
             "room_version": "12",
             "power_level_content_override": {"users": {g.owner.user_id: 0}}})),
+    Row("client: upgrade to a version nobody knows", "400 M_UNSUPPORTED_ROOM_VERSION",
+        "Matrix: room upgrades",
+        lambda g: g.owner.call("POST", _here(g, "upgrade"), {"new_version": "99"})),
+    Row("client: upgrade to no version", "400 M_MISSING_PARAM | 400 M_BAD_JSON", ERRORS,
+        lambda g: g.owner.call("POST", _here(g, "upgrade"), {})),
+    Row("client: upgrade with creators that are no users", MALFORMED, "Matrix: room upgrades",
+        lambda g: g.owner.call("POST", _here(g, "upgrade"), {
+            "new_version": "12", "additional_creators": ["nobody"]})),
+    Row("client: stranger upgrades", FORBIDDEN, "Matrix: room upgrades",
+        _stranger("POST", "upgrade", {"new_version": "12"})),
+    Row("client: member without power upgrades", FORBIDDEN, "Matrix: room upgrades",
+        _friend("POST", "upgrade", {"new_version": "12"}), room="second", prepare=_joined),
     Row("client: stranger reads the state", FORBIDDEN, "SPEC 2.10 (reading)",
         _stranger("GET", "state")),
     Row("client: stranger reads the members", FORBIDDEN, "SPEC 2.10 (reading)",
