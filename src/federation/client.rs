@@ -14,7 +14,8 @@ use ruma::{
         federation::authentication::{XMatrix, XMatrixSigningInput},
     },
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::time::timeout;
 use vestibule_protocol::{canonical_json, signing::Identity};
@@ -36,6 +37,16 @@ pub const SEND_KNOCK_REPLY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What we call ourselves in `User-Agent`.
 pub const USER_AGENT: &str = concat!("Vestibule/", env!("CARGO_PKG_VERSION"));
+
+/// Bytes of an error that is looked into. Ours: an honest one is a line, while the reply may be as long as a whole room.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes for each list or object of a reply, on average. Ours: a value costs up to a hundred times its text when it is all
+/// braces; honest replies have a hundred bytes for each.
+const BYTES_BY_NEST_MIN: usize = 24;
+
+/// Lists and objects that a reply may have however short it is. Ours.
+const NESTS_UNCOUNTED: usize = 10_000;
 
 /// Characters kept of a peer's error text. It is for logs and admins, never for our users. Ours.
 const ERROR_TEXT_CHARS_MAX: usize = 256;
@@ -193,11 +204,15 @@ impl ServerRequest {
 }
 
 impl Reply {
-    /// The body as `T`.
+    /// The body as `T`, which may keep parts of it as they are.
     ///
     /// # Errors
-    /// [`RemoteError::NotJson`].
+    /// [`RemoteError::NotJson`], also for what is little but lists and objects, which would take much memory.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, RemoteError> {
+        let nests = self.body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+        if nests > NESTS_UNCOUNTED.max(self.body.len() / BYTES_BY_NEST_MIN) {
+            return Err(RemoteError::NotJson { detail: format!("{nests} lists and objects") });
+        }
         serde_json::from_slice(&self.body).map_err(|error| RemoteError::NotJson { detail: error.to_string() })
     }
 
@@ -366,22 +381,17 @@ impl From<EgressError> for RemoteError {
 
 impl Refusal {
     fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
-        #[derive(Default, Deserialize)]
-        struct ErrorBody {
-            errcode: Option<String>,
-            error: Option<String>,
-            retry_after_ms: Option<u64>,
-            room_version: Option<serde_json::Value>,
-        }
-        let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
+        let is_short = body.len() <= ERROR_BYTES_MAX;
+        let body: Map<String, Value> =
+            if is_short { serde_json::from_slice(body).ok() } else { None }.unwrap_or_default();
+        // One by one: a peer that writes one of them oddly has said the others all the same.
+        let text = |key: &str| body.get(key).and_then(Value::as_str);
         let header_s = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let retry_after = header_s.map(Duration::from_secs).or(body.retry_after_ms.map(Duration::from_millis));
-        let errcode = body
-            .errcode
-            .filter(|code| code.chars().count() <= ERROR_TEXT_CHARS_MAX)
-            .map(|code| ErrorCode::from(code.as_str()));
-        let error = body.error.unwrap_or_default().chars().take(ERROR_TEXT_CHARS_MAX).collect();
-        let room_version = body.room_version.and_then(|version| RoomVersionId::try_from(version.as_str()?).ok());
+        let body_ms = body.get("retry_after_ms").and_then(Value::as_u64);
+        let retry_after = header_s.map(Duration::from_secs).or(body_ms.map(Duration::from_millis));
+        let errcode = text("errcode").filter(|code| code.chars().count() <= ERROR_TEXT_CHARS_MAX).map(ErrorCode::from);
+        let error = text("error").unwrap_or_default().chars().take(ERROR_TEXT_CHARS_MAX).collect();
+        let room_version = text("room_version").and_then(|version| RoomVersionId::try_from(version).ok());
         Self { status, errcode, error, retry_after, room_version }
     }
 }

@@ -1,14 +1,15 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderMap, Request, StatusCode};
 use ruma::{
+    RoomVersionId,
     api::{error::ErrorCode, federation::authentication::XMatrix},
     serde::Base64,
     signatures::PublicKeyMap,
 };
 
-use super::{Client, Limits, RemoteError, ServerRequest};
+use super::{Client, Limits, Refusal, RemoteError, Reply, ServerRequest};
 use crate::{
     discovery::{Discovery, DiscoveryError, Resolver, SystemResolver},
     egress::{EgressError, Transport},
@@ -109,6 +110,32 @@ async fn refusals_carry_their_facts_and_no_more_than_a_bit_of_text() {
         assert_eq!((refusal.status.as_u16(), refusal.errcode), (status, None));
         assert_eq!(refusal.retry_after, wait_s.map(Duration::from_secs));
         assert_eq!(transport.asked().len(), 1, "a redirect was followed");
+    }
+}
+
+#[test]
+fn an_error_is_read_as_far_as_it_can_be_and_not_when_it_is_as_long_as_a_room() {
+    let read = |body: &str| Refusal::read(StatusCode::NOT_FOUND, &HeaderMap::new(), body.as_bytes());
+    let odd = read(r#"{"errcode":"M_NOT_FOUND","error":5,"retry_after_ms":1.5,"room_version":[]}"#);
+    assert_eq!((odd.errcode, odd.error.as_str(), odd.retry_after), (Some(ErrorCode::NotFound), "", None));
+    let odd = read(r#"{"errcode":[],"error":"gone","retry_after_ms":7,"room_version":"11"}"#);
+    assert_eq!((odd.errcode, odd.error.as_str(), odd.room_version), (None, "gone", Some(RoomVersionId::V11)));
+    assert_eq!(odd.retry_after, Some(Duration::from_millis(7)));
+    let dense =
+        |count: usize| format!(r#"{{"errcode":"M_NOT_FOUND","room_version":[{}{{}}]}}"#, r#"{"":0},"#.repeat(count));
+    assert_eq!(read(&dense(9_000)).errcode, Some(ErrorCode::NotFound));
+    assert_eq!(read(&dense(10_000)).errcode, None);
+}
+
+#[test]
+fn a_reply_that_is_little_but_braces_is_not_read() {
+    let reply = |count: usize, filling: usize| Reply {
+        status: StatusCode::OK,
+        body: format!(r#"{{"":"{}","a":[{}0]}}"#, "x".repeat(filling), r#"{"":0},"#.repeat(count)).into(),
+    };
+    for (count, filling, is_read) in [(9_000, 0, true), (10_000, 0, false), (10_000, 240_000, true)] {
+        let outcome = reply(count, filling).json::<serde_json::Value>();
+        assert_eq!(outcome.is_ok(), is_read, "{count} {filling}");
     }
 }
 
