@@ -28,11 +28,7 @@ mod memberships;
 #[cfg(test)]
 mod rooms;
 #[cfg(test)]
-mod support;
-#[cfg(test)]
 mod sync;
-#[cfg(test)]
-mod sync_order;
 #[cfg(test)]
 mod timeline;
 #[cfg(test)]
@@ -41,3 +37,6 @@ mod tls;
 mod typing_and_receipts;
 #[cfg(test)]
 mod upgrades;
+
+#[cfg(test)]
+use vestibule_scenery as support;

@@ -67,8 +67,16 @@ impl RustFile {
 
     /// The folder of the crate, as the workspace names it; `.` for the root.
     pub fn crate_dir(&self) -> &'static str {
-        const INNER_FIRST: [&str; 7] =
-            ["src/protocol", "src/federation", "src/api", "storage/sled", "storage", "actors", "tests/prove"];
+        const INNER_FIRST: [&str; 8] = [
+            "src/protocol",
+            "src/federation",
+            "src/api",
+            "storage/sled",
+            "storage",
+            "actors",
+            "tests/scenery",
+            "tests/prove",
+        ];
         INNER_FIRST.into_iter().find(|dir| self.path.starts_with(&format!("{dir}/"))).unwrap_or(".")
     }
 }

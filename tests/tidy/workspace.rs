@@ -14,8 +14,9 @@ const LINE: [&str; 6] = ["src/protocol", "storage", "actors", "src/federation", 
 const ENGINES: [&str; 1] = ["storage/sled"];
 const ENGINES_HANG_OFF: &str = "storage";
 
-/// Crates beside the line: they ship nothing, may name every crate, and no crate names them.
-const BESIDE: [&str; 1] = ["tests/prove"];
+/// Crates beside the line: they ship nothing, and may name every crate of it. Each is named by those after it, and by the
+/// program's own tests.
+const BESIDE: [&str; 2] = ["tests/scenery", "tests/prove"];
 
 /// What lies beside the sources at the top. Dot-files may too.
 const TOP_LEVEL: [&str; 9] =
@@ -187,7 +188,7 @@ impl Workspace {
         let mut complaints = Vec::new();
         for (manifest, dependency) in self.dependencies() {
             let Some(named) = dirs.get(dependency.package.as_str()) else { continue };
-            if !may_name(&manifest.dir, named) {
+            if !may_name(&manifest.dir, named, dependency.kind) {
                 let reason =
                     format!("{} may not name {named}: arrows point down the line {}", manifest.dir, LINE.join(" ← "));
                 complaints.push(Complaint::new(&manifest.path, dependency.line, reason));
@@ -229,10 +230,13 @@ impl Workspace {
     }
 }
 
-fn may_name(who: &str, whom: &str) -> bool {
+fn may_name(who: &str, whom: &str, kind: Kind) -> bool {
     let place = |dir: &str| LINE.iter().position(|place| *place == dir);
-    if BESIDE.contains(&who) {
-        return !BESIDE.contains(&whom);
+    let beside = |dir: &str| BESIDE.iter().position(|place| *place == dir);
+    match (beside(who), beside(whom)) {
+        (Some(who), whom) => return whom.is_none_or(|whom| who > whom),
+        (None, Some(_)) => return who == "." && kind == Kind::Dev,
+        (None, None) => {}
     }
     if ENGINES.contains(&whom) {
         return who == ".";

@@ -2,6 +2,7 @@
 //! May not: leave a process behind, or let a panic of the server go unnoticed.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::SocketAddr,
@@ -99,6 +100,7 @@ struct Running {
 
 /// A server and its data directory.
 pub struct TestServer {
+    program: PathBuf,
     home: TempDir,
     settings: Vec<(String, String)>,
     environment: Vec<(String, String)>,
@@ -111,11 +113,22 @@ pub struct TestServer {
 
 impl TestServer {
     /// A server that is not started yet, with no rates and open registration.
+    #[track_caller]
+    #[expect(
+        clippy::new_without_default,
+        reason = "outside of `cargo test` there is no program, and that is no default"
+    )]
     pub fn new() -> Self {
+        Self::of(std::env::var_os("CARGO_BIN_EXE_vestibule").expect("`cargo test` says where the program is"))
+    }
+
+    /// The same with the program from somewhere else.
+    pub fn of(program: impl Into<PathBuf>) -> Self {
         let home = tempfile::tempdir().unwrap();
         let authority = home.path().join("authority.pem");
         fs::write(&authority, authority_pem()).unwrap();
         let server = Self {
+            program: program.into(),
             home,
             settings: Vec::new(),
             environment: vec![("RUST_LOG".to_owned(), "info,actix_server=warn,ruma_state_res=warn".to_owned())],
@@ -233,8 +246,7 @@ impl TestServer {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let program = env!("CARGO_BIN_EXE_vestibule");
-        let mut words = self.wrapper.iter().map(String::as_str).chain([program]);
+        let mut words = self.wrapper.iter().map(OsStr::new).chain([self.program.as_os_str()]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words);
         for (key, value) in &self.settings {
