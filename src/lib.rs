@@ -28,7 +28,6 @@ pub use vestibule_storage_sled::OpenError;
 use vestibule_storage_sled::{
     Handle, IndexChoice, Opened, Options, SledStorage,
     backup::{self, BackupError, ExtraFile},
-    journal::files::RealFiles,
     verify::{self, VerifyError, VerifyReport},
 };
 
@@ -142,7 +141,7 @@ pub fn rebuild_storage(config: &Config) -> Result<String, Exit> {
 /// # Errors
 /// [`Exit::Refused`] when the backup is damaged or of another server, [`Exit::Failure`] when it cannot be read or written.
 pub fn restore_storage(config: &Config, from: &Path) -> Result<String, Exit> {
-    match backup::restore(&RealFiles, from, &config.data_dir, &config.server_name) {
+    match backup::restore(&engine_options(config)?, from) {
         Ok(report) => {
             Ok(format!("restored {} from {} files, {} bytes", report.server_name, report.files, report.bytes))
         }

@@ -7,17 +7,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use crc32fast::Hasher;
 use ruma::{OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::journal::JournalPosition;
+use crate::checkpoint::Inspection;
 use crate::journal::files::{ChunkReader, JournalFiles, offset_of, write_whole};
+use crate::journal::{Journal, JournalOptions, JournalPosition};
+use crate::keys::{Key, Table};
 use crate::migrations::{self, FORMAT, write_file};
-use crate::opening::{JOURNAL_DIR, Places};
-use crate::{Handle, OpenError, lock};
+use crate::opening::{JOURNAL_DIR, Places, index_error, rebuild};
+use crate::{Handle, OpenError, Options, lock, record};
 
 /// The format of backups that is written, and the newest that is read.
 const BACKUP_FORMAT: u32 = 1;
@@ -27,6 +30,8 @@ const UNFINISHED_MANIFEST: &str = "manifest.json.new";
 const EXTRA_DIR: &str = "files";
 /// Bytes that are copied at once.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// One-time keys that one journal record takes away.
+const DROPPED_TOGETHER: usize = 10_000;
 /// Bytes of a manifest. Ours: a line for each of some thousand files.
 const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -194,19 +199,15 @@ pub fn check(files: &dyn JournalFiles, backup: &Path) -> Result<BackupReport, Ba
 }
 
 /// Puts a backup into a data directory in which nothing is stored. The caller's files are put beside the data, unless a file of that name
-/// is there. Signs nothing; the look-up store is built at the next start.
+/// is there. Signs nothing. One-time keys do not come back: some were given out after the backup began, and none may be given out twice.
 ///
 /// # Errors
 /// [`BackupError`]; without the format file, which is written last, nothing can be opened there.
-pub fn restore(
-    files: &dyn JournalFiles,
-    backup: &Path,
-    data_dir: &Path,
-    server_name: &ServerName,
-) -> Result<BackupReport, BackupError> {
+pub fn restore(options: &Options, backup: &Path) -> Result<BackupReport, BackupError> {
+    let (files, data_dir, server_name) = (options.files.as_ref(), options.dir.as_path(), &options.server_name);
     let manifest = read_manifest(files, backup)?;
-    if manifest.server_name != server_name {
-        return Err(BackupError::OtherServer { found: manifest.server_name, expected: server_name.to_owned() });
+    if manifest.server_name != *server_name {
+        return Err(BackupError::OtherServer { found: manifest.server_name, expected: server_name.clone() });
     }
     check(files, backup)?;
     let _locked = lock(data_dir, files).map_err(BackupError::Target)?;
@@ -233,8 +234,37 @@ pub fn restore(
     for dir in [journal_dir.as_path(), data_dir] {
         files.sync_dir(dir).map_err(io_error("sync", dir))?;
     }
+    drop_one_time_keys(options)?;
     migrations::establish(files, data_dir, server_name).map_err(BackupError::Target)?;
     Ok(report(manifest))
+}
+
+/// Their devices bring new ones once they hear that there are none.
+fn drop_one_time_keys(options: &Options) -> Result<(), BackupError> {
+    let places = Places::of(options);
+    let damaged = |error: OpenError| BackupError::Target(error);
+    let found = places.with_checkpoints(|checkpoints| checkpoints.find(Inspection::Ends));
+    let checkpoint = found.map_err(|error| damaged(error.into()))?.newest.map(|checkpoint| checkpoint.position);
+    let first_needed = checkpoint.map_or(JournalPosition(1), JournalPosition::next);
+    let journal_options = JournalOptions {
+        first_needed,
+        segment_bytes: options.segment_bytes,
+        ..JournalOptions::new(places.identity.clone(), options.journal_salt)
+    };
+    let journal_dir = places.journal_dir();
+    let opened = Journal::open(Arc::clone(&options.files), &journal_dir, journal_options);
+    let (mut journal, _) = opened.map_err(|error| damaged(error.into()))?;
+    let replay = journal.replay(first_needed).map_err(|error| damaged(error.into()))?;
+    let (index, ..) = rebuild(&places, &places.index_dir(), checkpoint, replay).map_err(damaged)?;
+    let rows = index.under(&Key::of(Table::OneTimeKey));
+    let rows: Result<Vec<_>, _> = rows.map(|entry| entry.map(|(key, _)| (key.to_vec(), None))).collect();
+    for chunk in rows.map_err(|error| damaged(index_error(error)))?.chunks(DROPPED_TOGETHER) {
+        let written = journal.append(&record::encode(&chunk.iter().cloned().collect())).map_err(io::Error::other);
+        let synced = written.and_then(|_| journal.sync().map_err(io::Error::other));
+        synced.map_err(io_error("write the journal in", &journal_dir))?;
+    }
+    let sealed = journal.rotate().map_err(io::Error::other);
+    sealed.map(|_| ()).map_err(io_error("seal the journal in", &journal_dir))
 }
 
 fn report(manifest: Manifest) -> BackupReport {

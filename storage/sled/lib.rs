@@ -310,12 +310,7 @@ struct Ground {
 
 impl Ground {
     fn prepare(options: Options) -> Result<(Self, WriterOptions, bool), OpenError> {
-        let places = Places {
-            files: Arc::clone(&options.files),
-            dir: options.dir.clone(),
-            identity: options.server_name.to_string(),
-            cache_bytes: options.cache_bytes,
-        };
+        let places = Places::of(&options);
         let lock = lock(&places.dir, options.files.as_ref())?;
         let origin = migrations::examine(options.files.as_ref(), &places.dir, &options.server_name)?;
         if origin == Origin::New {

@@ -11,7 +11,7 @@ use crate::journal::files::JournalFiles;
 use crate::journal::replay::{Record, Replay};
 use crate::journal::{Journal, JournalPosition};
 use crate::record::{self, Changes};
-use crate::{LOCK_FILE, OpenError, migrations};
+use crate::{LOCK_FILE, OpenError, Options, migrations};
 
 /// Name of the look-up store in the data directory.
 const INDEX_DIR: &str = "sled";
@@ -30,6 +30,15 @@ pub(crate) struct Places {
 }
 
 impl Places {
+    pub(crate) fn of(options: &Options) -> Self {
+        Self {
+            files: Arc::clone(&options.files),
+            dir: options.dir.clone(),
+            identity: options.server_name.to_string(),
+            cache_bytes: options.cache_bytes,
+        }
+    }
+
     pub(crate) fn journal_dir(&self) -> PathBuf {
         self.dir.join(JOURNAL_DIR)
     }
@@ -285,7 +294,7 @@ impl Group {
     }
 }
 
-fn index_error(error: IndexError) -> OpenError {
+pub(crate) fn index_error(error: IndexError) -> OpenError {
     OpenError::Index { reason: error.0 }
 }
 

@@ -2,9 +2,14 @@
 //! May not: trust a backup that changed.
 
 use ruma::server_name;
+use vestibule_storage::accounts::AccountChange;
+use vestibule_storage::commit::Commit;
 use vestibule_storage::conformance::block_on;
+use vestibule_storage::conformance::fixture::accounts::{device, user};
+use vestibule_storage::conformance::fixture::local;
+use vestibule_storage::device_keys::{KeyChange, PublishedKey};
 
-use super::place::{Place, assert_whole, commit, talk};
+use super::place::{Place, assert_whole, commit, enqueue, talk};
 use crate::backup::{BackupError, ExtraFile, check, restore};
 use crate::index::Index;
 use crate::journal::files::RealFiles;
@@ -34,17 +39,45 @@ fn backup_of_a_running_server_comes_back_whole() {
 
     assert_eq!(check(&RealFiles, &target).unwrap(), report);
     let data_dir = place.dir.path().join("restored");
-    restore(&RealFiles, &target, &data_dir, server_name!("here.example")).unwrap();
+    restore(&place.options_at(&data_dir), &target).unwrap();
     assert_eq!(std::fs::read(data_dir.join("signing.key")).unwrap(), b"a secret");
     let again = SledStorage::open(place.options_at(&data_dir)).unwrap();
-    assert!(matches!(again.report.index, IndexReport::Rebuilt { .. }));
+    assert_eq!(again.report.index, IndexReport::Kept { replayed: 0 });
     assert_whole(&again.stores, &kept);
     assert_whole(&again.stores, &other);
     assert_eq!(again.stores.stream.position().0, report.position.0);
     assert!(again.handle.verify().unwrap().is_sound());
 
-    let twice = restore(&RealFiles, &target, &data_dir, server_name!("here.example"));
+    let twice = restore(&place.options_at(&data_dir), &target);
     assert!(twice.is_err());
+}
+
+#[test]
+fn one_time_keys_do_not_come_back() {
+    let place = Place::new();
+    let opened = place.open();
+    let (user_id, device_id) = (local("anna"), device(&local("anna"), "PHONE", 1).device_id);
+    let change = |change| Commit::Accounts(vec![AccountChange::Keys(change)]);
+    let key = |id: &str| PublishedKey { algorithm: "a".to_owned(), key_id: id.to_owned(), key: "{}".to_owned() };
+    let keys = vec![key("1"), key("2")];
+    let commits = [
+        Commit::Accounts(vec![AccountChange::CreateUser(user("anna"))]),
+        Commit::Accounts(vec![AccountChange::PutDevice(device(&user_id, "PHONE", 1))]),
+        change(KeyChange::AddOneTimeKeys { user_id: user_id.clone(), device_id: device_id.clone(), keys }),
+        change(KeyChange::PutFallbackKey { user_id: user_id.clone(), device_id: device_id.clone(), key: key("3") }),
+    ];
+    for commit in commits {
+        block_on(enqueue(&opened.stores, commit)).unwrap();
+    }
+    let target = place.dir.path().join("backup");
+    opened.handle.backup(&target, &[]).unwrap();
+    let data_dir = place.dir.path().join("restored");
+    restore(&place.options_at(&data_dir), &target).unwrap();
+    let again = SledStorage::open(place.options_at(&data_dir)).unwrap();
+    let keys = &again.stores.device_keys;
+    assert_eq!(block_on(keys.one_time_keys(&user_id, &device_id)).unwrap(), []);
+    assert_eq!(block_on(keys.fallback_keys(&user_id, &device_id)).unwrap().len(), 1, "made to be given out again");
+    assert!(again.handle.verify().unwrap().is_sound());
 }
 
 #[test]
@@ -59,7 +92,7 @@ fn changed_backup_is_refused() {
 
     std::fs::write(target.join("files/signing.key"), b"A secret").unwrap();
     let data_dir = place.dir.path().join("restored");
-    let restored = restore(&RealFiles, &target, &data_dir, server_name!("here.example"));
+    let restored = restore(&place.options_at(&data_dir), &target);
     assert!(matches!(restored, Err(BackupError::Damaged { .. })), "{restored:?}");
     std::fs::remove_file(target.join("manifest.json")).unwrap();
     assert!(matches!(check(&RealFiles, &target), Err(BackupError::Damaged { .. })));
@@ -72,7 +105,8 @@ fn backup_of_another_server_is_refused() {
     let target = place.dir.path().join("backup");
     opened.handle.backup(&target, &[]).unwrap();
     let data_dir = place.dir.path().join("restored");
-    let restored = restore(&RealFiles, &target, &data_dir, server_name!("there.example"));
+    let other = Options { server_name: server_name!("there.example").to_owned(), ..place.options_at(&data_dir) };
+    let restored = restore(&other, &target);
     assert!(matches!(restored, Err(BackupError::OtherServer { .. })));
 }
 
