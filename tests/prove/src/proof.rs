@@ -116,7 +116,12 @@ impl Outcome {
         self.misses.push(what.into());
     }
 
-    /// Something else that the closing line shows; with less than `floor` the run fails.
+    /// Something else that the closing line shows.
+    pub fn count(&mut self, what: &'static str, number: u64) {
+        self.count_at_least(what, number, 0);
+    }
+
+    /// As [`Self::count`]; with less than `floor` the run fails.
     pub fn count_at_least(&mut self, what: &'static str, number: u64, floor: u64) {
         self.counts.push(Count { what, number, floor });
     }

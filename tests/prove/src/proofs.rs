@@ -1,9 +1,16 @@
 //! The list of proofs, one module each.
 //! May not: hold a proof itself.
 
+pub mod backup;
+pub mod crash;
+pub mod drain;
+pub mod faults;
+pub mod images;
 pub mod oracle;
+pub mod syncorder;
 
 use crate::proof::Proof;
 
 /// All proofs, in the order they run.
-pub const PROOFS: &[&Proof] = &[&oracle::PROOF];
+pub const PROOFS: &[&Proof] =
+    &[&oracle::PROOF, &images::PROOF, &crash::PROOF, &syncorder::PROOF, &faults::PROOF, &drain::PROOF, &backup::PROOF];
