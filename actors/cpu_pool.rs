@@ -28,7 +28,38 @@ impl CpuPool {
     /// # Errors
     /// [`NotDone`] when the work panicked or the runtime is going down.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotDone> {
-        let _permit = self.permits.clone().acquire_owned().await.map_err(|_| NotDone)?;
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| NotDone)?;
+        let work = move || {
+            // The work has it, not who waits: whoever hangs up would let one more piece run beside it.
+            let _permit = permit;
+            work()
+        };
         tokio::task::spawn_blocking(work).await.map_err(|_| NotDone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_any_more_counts_until_its_end() {
+        let pool = CpuPool::new(1);
+        let (end, ended) = mpsc::channel::<()>();
+        let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+        let work = move || {
+            let _ = begin.send(());
+            ended.recv().unwrap();
+        };
+        tokio::select! {
+            _ = pool.run(work) => panic!("the work has not ended"),
+            _ = begun => {}
+        }
+        assert_eq!(pool.permits.available_permits(), 0);
+        end.send(()).unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(10), pool.run(|| 7)).await.expect("its turn comes");
+        assert_eq!(next, Ok(7));
     }
 }
