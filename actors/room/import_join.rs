@@ -23,7 +23,7 @@ use vestibule_protocol::{
 use vestibule_storage::room::{MembershipRow, PendingKnock};
 
 use super::{
-    Lookups, Room, RoomChange, RoomMessage, Turn,
+    Lookups, Need, Room, RoomChange, RoomMessage, Turn,
     apply::{Placed, Source},
     memory::Residency,
     outliers::judge_outlier,
@@ -141,7 +141,7 @@ impl RoomMessage for ImportJoin {
     const CHANGES: bool = true;
     const OUT_OF_BAND: bool = true;
 
-    fn turn(&self, room: &mut Room, _: &Lookups) -> Turn<Self> {
+    fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
         let JudgedJoin { version, join, before, outliers } = &self.judged;
         let is_of_another_version = room.residency() == Residency::Stored && room.version() != version;
         if join.room_id() != room.room_id() || is_of_another_version {
@@ -153,7 +153,19 @@ impl RoomMessage for ImportJoin {
             // Somebody of ours was faster: then the join is one event more of a room that we are in.
             return if is_joined { Turn::Answer(()) } else { Turn::Refuse(ImportRefusal::LivedIn, Box::default()) };
         }
-        match room.import(version, join, before, outliers) {
+        if room.residency() == Residency::Stored {
+            let ids = outliers.iter().map(|event| event.event_id());
+            let read: BTreeSet<OwnedEventId> =
+                ids.filter(|id| lookups.event(id).is_none() && !lookups.is_absent(id)).map(ToOwned::to_owned).collect();
+            if !read.is_empty() {
+                return Turn::Need(Need::Events { cited: BTreeSet::new(), read });
+            }
+        }
+        // What was shown when we were in the room before keeps its place.
+        let has_place =
+            |event: &&Arc<Pdu>| lookups.event(event.event_id()).is_some_and(|stored| stored.order.is_some());
+        let outliers: Vec<Arc<Pdu>> = outliers.iter().filter(|event| !has_place(event)).cloned().collect();
+        match room.import(version, join, before, &outliers) {
             Some(change) => Turn::Commit(Box::new(change), ()),
             None => Turn::Refuse(ImportRefusal::NoCreateEvent, Box::default()),
         }

@@ -66,6 +66,10 @@ fn state_of(world: &World, room_id: &RoomId) -> Vec<(String, String, String)> {
     let state = read(world.stores().rooms.current_state(room_id));
     state
         .iter()
+fn timeline(world: &World, room: &TestRoom) -> Vec<OwnedEventId> {
+    world.timeline(room).iter().map(|stored| stored.event.event_id().to_owned()).collect()
+}
+
         .map(|stored| &stored.event)
         .map(|event| (event.kind().to_string(), event.state_key().unwrap().to_owned(), event.event_id().to_string()))
         .collect()
@@ -170,15 +174,20 @@ async fn room_that_everybody_of_ours_left_is_joined_anew() {
     peer.change(&room, BOB, Leave, BOB).await.unwrap();
     peer.deliver(&resident).await;
     let refused = peer.change(&room, BOB, Join, BOB).await.unwrap_err();
+    resident.set_state(&room, "m.room.name", json!({ "name": "otters" })).await;
     assert_eq!(refused, AskError::Refused(vestibule_protocol::membership::MembershipRefusal::NotResident));
     resident.set_state(&room, "m.room.topic", json!({ "topic": "meanwhile" })).await;
     resident.change(&room, ALICE, Invite, BOB).await.unwrap();
-    join(&resident, &peer, &room, BOB).await;
+    let rejoin = join(&resident, &peer, &room, BOB).await;
     for world in [&peer, &peer.restarted()] {
+    let seen = timeline(&peer, &room);
         assert_eq!(state_of(world, &room.room_id), state_of(&resident, &room.room_id));
         assert_eq!(world.membership(&room, BOB), MembershipState::Join);
         assert_eq!(world.memory(&room).await.counts.join, 2);
         assert_eq!(world.memory(&room).await.extremities, 1);
+        // What was seen in the earlier stay is still there, what came in the state has no place.
+        let expected: Vec<OwnedEventId> = seen.iter().cloned().chain([rejoin.event_id().to_owned()]).collect();
+        assert_eq!(timeline(world, &room), expected);
     }
 }
 
@@ -421,8 +430,7 @@ async fn history_goes_before_the_timeline_and_only_what_leads_there() {
     join(&resident, &peer, &room, BOB).await;
     resident.deliver(&peer).await;
     let first = peer.timeline(&room).first().unwrap().event.clone();
-    let all: Vec<OwnedEventId> =
-        resident.timeline(&room).iter().map(|stored| stored.event.event_id().to_owned()).collect();
+    let all = timeline(&resident, &room);
     let history = |ids: &[OwnedEventId]| AddHistory {
         before: first.event_id().to_owned(),
         events: ids.iter().map(|id| resident.verified(&room.room_id, id)).collect(),
@@ -434,9 +442,7 @@ async fn history_goes_before_the_timeline_and_only_what_leads_there() {
     assert_eq!(peer.rooms.ask(&room.room_id, history(&all)).await, Ok(all.len() - 1));
     assert_eq!(peer.rooms.ask(&room.room_id, history(&all)).await, Ok(0));
     for world in [&peer, &peer.restarted()] {
-        let timeline: Vec<OwnedEventId> =
-            world.timeline(&room).iter().map(|stored| stored.event.event_id().to_owned()).collect();
-        assert_eq!(timeline, all);
+        assert_eq!(timeline(world, &room), all);
         assert_eq!(state_of(world, &room.room_id), before);
         assert!(world.stored(&room, &old).unwrap().order.unwrap().0 <= 0);
         // What a user of ours was back then is history too, and changes nothing now.
