@@ -94,7 +94,7 @@ impl AdmitKnock {
             return Err(KnockRefusal::ServerDenied.into());
         }
         check_version(room.version())?;
-        if room.has_event(event.event_id(), lookups) {
+        if room.accepted_before(event.event_id(), lookups).is_some() {
             return Err(Stop::AlreadyHere);
         }
         let version = room.version().clone();

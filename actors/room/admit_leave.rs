@@ -36,7 +36,7 @@ impl RoomMessage for AdmitLeave {
         if !room.allows(self.leave.origin()) {
             return refuse(LeaveRefusal::ServerDenied);
         }
-        if room.has_event(event.event_id(), lookups) {
+        if room.accepted_before(event.event_id(), lookups).is_some() {
             return Turn::Answer(());
         }
         let version = room.version().clone();

@@ -13,7 +13,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use vestibule_protocol::{
-    pdu::{Pdu, Standing},
+    pdu::Pdu,
     recipients::{Presence, destinations},
     room_graph::{EntryChange, Placement, StateNode, StateRow},
     room_version::RoomVersion,
@@ -285,7 +285,6 @@ impl Room {
     }
 
     /// Puts an event into the outbox for every server that must have it.
-    ///
     fn pass_on(
         &self,
         event: &Pdu,
@@ -369,7 +368,7 @@ impl Room {
         });
     }
 
-    /// Takes the content out of an event, as a redaction asks.
+    /// Takes the content out of an event, as a redaction asks. What was set aside stays so.
     ///
     /// Spec: <https://spec.matrix.org/v1.19/rooms/v11/#redactions>
     pub(super) fn redact(&mut self, target: &Pdu, because: &Pdu, change: &mut RoomChange) {
@@ -387,7 +386,7 @@ fn redacted(target: &Pdu, version: &RoomVersion) -> Option<Pdu> {
     let object: CanonicalJsonObject = target.to_object().ok()?;
     let redacted = redact(object, &version.rules().redaction, None).ok()?;
     let json = serde_json::to_string(&redacted).ok()?;
-    Pdu::from_canonical_text(target.event_id().to_owned(), json.into(), version, Standing::Accepted).ok()
+    Pdu::from_canonical_text(target.event_id().to_owned(), json.into(), version, target.standing()).ok()
 }
 
 fn stored_row(row: StateRow) -> StateVersionRow {

@@ -51,7 +51,7 @@ pub(super) enum IncomingStop<F> {
 }
 
 impl Room {
-    /// Whether the event is in the room already.
+    /// Whether the event is here already, also as one that was set aside.
     pub(super) fn has_event(&self, event_id: &EventId, lookups: &Lookups) -> bool {
         self.graph.recent_event(event_id).is_some() || lookups.event(event_id).is_some_and(|stored| !is_outlier(stored))
     }

@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use ruma::{
     CanonicalJsonObject, OwnedEventId, RoomId, RoomVersionId, UserId,
-    events::{TimelineEventType, room::member::MembershipState},
+    events::{
+        TimelineEventType,
+        room::{member::MembershipState, power_levels::UserPowerLevel},
+    },
 };
 use serde_json::json;
 use vestibule_protocol::{
-    fixture::{ALICE, BOB, CAROL, canonical, identity, user},
+    fixture::{ALICE, BOB, CAROL, EVE, canonical, identity, user},
     membership::{
-        ImportRefusal, JoinRefusal, ReceiveRefusal,
+        ImportRefusal, JoinRefusal, KnockRefusal, LeaveRefusal, ReceiveRefusal,
         change::MembershipChange::{Ban, Invite, Join, Kick, Leave},
         handshake::HandshakeKind,
     },
     pdu::{Pdu, Standing, event_builder::EventDraft},
+    room_graph::StateBefore,
 };
 use vestibule_storage::outbox::Delivery;
 
@@ -62,14 +66,14 @@ fn stored(world: &World, room: &TestRoom, event_id: &OwnedEventId) -> Arc<Pdu> {
     world.stored(room, event_id).unwrap().event
 }
 
-fn state_of(world: &World, room_id: &RoomId) -> Vec<(String, String, String)> {
-    let state = read(world.stores().rooms.current_state(room_id));
-    state
-        .iter()
 fn timeline(world: &World, room: &TestRoom) -> Vec<OwnedEventId> {
     world.timeline(room).iter().map(|stored| stored.event.event_id().to_owned()).collect()
 }
 
+fn state_of(world: &World, room_id: &RoomId) -> Vec<(String, String, String)> {
+    let state = read(world.stores().rooms.current_state(room_id));
+    state
+        .iter()
         .map(|stored| &stored.event)
         .map(|event| (event.kind().to_string(), event.state_key().unwrap().to_owned(), event.event_id().to_string()))
         .collect()
@@ -170,24 +174,24 @@ async fn second_user_of_a_server_that_is_in_the_room_is_no_second_import() {
 async fn room_that_everybody_of_ours_left_is_joined_anew() {
     let (resident, peer, room) = invited(RoomVersionId::V11).await;
     join(&resident, &peer, &room, BOB).await;
+    resident.set_state(&room, "m.room.name", json!({ "name": "otters" })).await;
     resident.deliver(&peer).await;
     peer.change(&room, BOB, Leave, BOB).await.unwrap();
     peer.deliver(&resident).await;
     let refused = peer.change(&room, BOB, Join, BOB).await.unwrap_err();
-    resident.set_state(&room, "m.room.name", json!({ "name": "otters" })).await;
     assert_eq!(refused, AskError::Refused(vestibule_protocol::membership::MembershipRefusal::NotResident));
+    let seen = timeline(&peer, &room);
     resident.set_state(&room, "m.room.topic", json!({ "topic": "meanwhile" })).await;
     resident.change(&room, ALICE, Invite, BOB).await.unwrap();
     let rejoin = join(&resident, &peer, &room, BOB).await;
     for world in [&peer, &peer.restarted()] {
-    let seen = timeline(&peer, &room);
+        // What was seen in the earlier stay is still there, what came in the state has no place.
+        let expected: Vec<OwnedEventId> = seen.iter().cloned().chain([rejoin.event_id().to_owned()]).collect();
+        assert_eq!(timeline(world, &room), expected);
         assert_eq!(state_of(world, &room.room_id), state_of(&resident, &room.room_id));
         assert_eq!(world.membership(&room, BOB), MembershipState::Join);
         assert_eq!(world.memory(&room).await.counts.join, 2);
         assert_eq!(world.memory(&room).await.extremities, 1);
-        // What was seen in the earlier stay is still there, what came in the state has no place.
-        let expected: Vec<OwnedEventId> = seen.iter().cloned().chain([rejoin.event_id().to_owned()]).collect();
-        assert_eq!(timeline(world, &room), expected);
     }
 }
 
@@ -340,6 +344,58 @@ async fn redaction_from_elsewhere_takes_content_away_if_its_sender_may() {
     peer.send(&room, redaction).await.unwrap();
     peer.deliver(&resident).await;
     assert_eq!(stored(&resident, &room, &text).content().get(), "{}");
+}
+
+#[actix::test]
+async fn what_was_rejected_stays_rejected_when_its_author_redacts_it() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let levels = canonical(json!({ "users": { BOB: 100 } }));
+    let levels = made_by(&peer, &room, BOB, "m.room.power_levels", Some(""), levels).await;
+    let levels = verified(levels, &room.version);
+    let levels_id = levels.pdu().event_id().to_owned();
+    let redaction = canonical(json!({ "redacts": levels_id }));
+    let redaction = verified(made_by(&peer, &room, BOB, "m.room.redaction", None, redaction).await, &room.version);
+    let mut received = Vec::new();
+    for event in [levels, redaction] {
+        received.push(resident.rooms.ask(&room.room_id, ReceivePdu { event, origin: server(PEER) }).await.unwrap());
+    }
+    assert!(matches!(received[..], [Received::Rejected { .. }, Received::Accepted]), "{received:?}");
+    for world in [&resident, &resident.restarted()] {
+        let kept = world.stored(&room, &levels_id).unwrap();
+        assert_eq!((kept.event.standing(), kept.redacted_by.is_some()), (Standing::Rejected, true));
+    }
+    // So it is part of no state, be it only of one that an event stands on.
+    let before = resident.look(&room, move |room| match room.graph.state_before(std::slice::from_ref(&levels_id)) {
+        StateBefore::Known(node) => node.state().power_of(&user(BOB), room.version()),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(before.await, UserPowerLevel::from(ruma::Int::from(0)));
+}
+
+#[actix::test]
+async fn what_was_set_aside_is_no_success_when_it_comes_to_the_door() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    let knocked = room.signed_knock(&resident.template(&room, EVE).await, EVE, "");
+    resident.change(&room, ALICE, Invite, CAROL).await.unwrap();
+    let leave = resident.prepare_leave(&room, CAROL).await.unwrap().event;
+    for banned in [EVE, CAROL] {
+        resident.change(&room, ALICE, Ban, banned).await.unwrap();
+    }
+    let left = room.signed_leave(&leave, CAROL);
+    for event in [knocked.pdu(), left.pdu()] {
+        let event = verified(event.to_object().unwrap(), &room.version);
+        let received = resident.rooms.ask(&room.room_id, ReceivePdu { event, origin: server(PEER) }).await;
+        assert_eq!(received, Ok(Received::SoftFailed));
+    }
+    assert_eq!(resident.admit(&room, knocked).await.unwrap_err(), AskError::Refused(KnockRefusal::Banned));
+    let refused = resident.admit_leave(&room, left).await.unwrap_err();
+    assert!(matches!(refused, AskError::Refused(LeaveRefusal::NotAuthorized { .. })), "{refused:?}");
+    for user_id in [EVE, CAROL] {
+        assert_eq!(resident.membership(&room, user_id), MembershipState::Ban);
+    }
 }
 
 #[actix::test]
