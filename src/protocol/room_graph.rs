@@ -29,7 +29,8 @@ use crate::{
     state::{StateChange, StateKey, StateMap, StateVersion},
 };
 
-/// Events that the graph remembers with the state before them, so that new events may cite them without a look into storage.
+/// Events that the graph remembers with the state before them, beside its forward extremities, so that new events may cite
+/// them without a look into storage.
 /// Ours: a template older than a thousand events costs a read.
 pub const RECENT_EVENTS_MAX: usize = 1_024;
 
@@ -263,14 +264,11 @@ impl RoomGraph {
         if self.recent.insert(event_id.clone(), (event, before)).is_none() {
             self.recent_order.push_back(event_id);
         }
-        while self.recent_order.len() > RECENT_EVENTS_MAX {
+        // Extremities stay: the next event cites them. So they do not count, and any number of them leaves a place for others.
+        while self.recent_order.len() > RECENT_EVENTS_MAX.saturating_add(self.extremities.len()) {
             let Some(oldest) = self.recent_order.pop_front() else { break };
             if self.extremities.contains_key(&oldest) {
-                // Extremities must stay: the next event cites them.
                 self.recent_order.push_back(oldest);
-                if self.recent_order.len() <= self.extremities.len() {
-                    break;
-                }
             } else {
                 self.recent.remove(&oldest);
             }
@@ -493,13 +491,13 @@ impl RoomGraph {
 
     /// Adds a forward extremity that storage holds, when the room is loaded.
     pub fn resume_extremity(&mut self, extremity: Extremity) {
-        self.remember(extremity.event.clone(), extremity.before.clone());
-        let before = extremity.before.clone();
-        let event_id = extremity.event.event_id().to_owned();
+        let (event, before) = (extremity.event.clone(), extremity.before.clone());
+        let event_id = event.event_id().to_owned();
         self.add_extremity(extremity);
         let made = self.extremities.get(&event_id).and_then(|held| held.link.as_ref());
         // Of the others nothing is known yet, so any answer that the current state does not share may be a tangle.
         let may_tangle = self.current.differs_by_answers(&before, made.map(|(user, link)| (user.as_str(), link)));
+        self.remember(event, before.clone());
         self.is_tangled = self.is_tangled || may_tangle;
     }
 

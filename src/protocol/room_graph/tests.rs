@@ -288,6 +288,24 @@ fn two_thousand_forks_drain_by_twenty() {
 }
 
 #[test]
+fn more_extremities_than_are_remembered_otherwise_leave_a_place_for_what_is_cited() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let template = room.cite();
+    for number in 0..=RECENT_EVENTS_MAX {
+        room.append(EventSpec::knock(&knocker(number)).citing(&template));
+    }
+    room.restart();
+    assert!(room.graph().extremity_count() > RECENT_EVENTS_MAX);
+    assert!(room.graph().extremity_ids().all(|event_id| room.graph().recent_event(event_id).is_some()));
+    let cited = room.events()[&template[0]].clone();
+    let before = room.state_before(cited.prev_events()).unwrap();
+    room.graph.remember(cited, before);
+    assert!(room.graph().recent_event(&template[0]).is_some());
+    let late = room.append(EventSpec::knock(BOB).citing(&template));
+    assert_eq!(room.state().member(&user(BOB)), Some(&late));
+}
+
+#[test]
 fn what_is_cited_first_holds_the_auth_events() {
     let mut room = RoomFixture::knockable(RoomVersionId::V11).join(BOB).build();
     let template = room.cite();
@@ -375,7 +393,7 @@ fn resolved_states_that_no_event_stands_on_are_forgotten() {
     assert!(counts.full >= rounds / 2, "{counts:?}");
     assert!(room.graph.resolved.len() <= RESOLVED_SETS_MAX);
     assert!(room.graph.unstored.len() <= 2 * RESOLVED_SETS_MAX + 2, "{} rows wait", room.graph.unstored.len());
-    assert!(room.graph.recent.len() <= RECENT_EVENTS_MAX);
+    assert!(room.graph.recent.len() <= RECENT_EVENTS_MAX + room.graph.extremity_count());
 }
 
 #[test]
