@@ -426,7 +426,9 @@ impl RoomGraph {
         if !changes.is_empty() {
             let version = self.draw_version();
             let row = StateRow::between(&old_current, version, &changes, next.state());
-            self.current = Arc::new(next.named(version, row.delta_entries).continuing(&old_current));
+            let next = next.named(version, row.delta_entries).continuing(&old_current);
+            // What comes out of older states holds events whole that were redacted since.
+            self.current = Arc::new(next.sharing(old_current.state(), &changes));
             rows.push(row);
         }
         let cited: BTreeSet<&OwnedEventId> = event.prev_events().iter().collect();
@@ -476,7 +478,8 @@ impl RoomGraph {
         Arc::new(node.named(version, delta_entries).in_epoch_of(&self.current))
     }
 
-    /// Puts a redacted event in the place of the whole one wherever the graph holds it. Its id stays, so states stay the same.
+    /// Puts a redacted event in the place of the whole one, where it is read: among the events that the graph remembers, and in
+    /// the current state. Its id stays, so states stay the same.
     pub fn replace_redacted(&mut self, redacted: &Arc<Pdu>) {
         if let Some((event, _)) = self.recent.get_mut(redacted.event_id()) {
             *event = redacted.clone();
@@ -494,10 +497,10 @@ impl RoomGraph {
         let (event, before) = (extremity.event.clone(), extremity.before.clone());
         let event_id = event.event_id().to_owned();
         self.add_extremity(extremity);
+        self.remember(event, before.clone());
         let made = self.extremities.get(&event_id).and_then(|held| held.link.as_ref());
         // Of the others nothing is known yet, so any answer that the current state does not share may be a tangle.
         let may_tangle = self.current.differs_by_answers(&before, made.map(|(user, link)| (user.as_str(), link)));
-        self.remember(event, before.clone());
         self.is_tangled = self.is_tangled || may_tangle;
     }
 

@@ -152,6 +152,14 @@ impl StateNode {
         self.core == other.core && self.side().joined(other.side()).is_some_and(|taken| taken.is_empty())
     }
 
+    /// The same state, made from another one by these changes: what has not changed stands in the form that it has there.
+    pub(super) fn sharing(mut self, other: &StateMap, changes: &[StateChange]) -> Self {
+        let mut state = other.clone();
+        state.apply(changes);
+        self.state = state;
+        self
+    }
+
     /// Puts the redacted form of an event in its place.
     pub(super) fn replace(&mut self, redacted: Arc<Pdu>) {
         self.state.insert(redacted);

@@ -501,3 +501,23 @@ fn a_redacted_event_takes_the_place_of_the_whole_one() {
     assert_eq!(room.state().users_with(&MembershipState::Knock).len(), 3);
     assert_eq!(room.state().member(&user(BOB)).unwrap().reason(), None);
 }
+
+#[test]
+fn a_redacted_event_stays_redacted_when_forks_from_before_are_resolved() {
+    for version_id in WITH_KNOCKS {
+        let mut room = RoomFixture::knockable(version_id).build();
+        let topic = room.append(EventSpec::state(ALICE, "m.room.topic", json!({ "topic": "something rude" })));
+        room.append(EventSpec::message(ALICE, "the forks stand on this"));
+        let template = room.cite();
+        let name = |name: &str| EventSpec::state(ALICE, "m.room.name", json!({ "name": name })).citing(&template);
+        room.append(name("first"));
+        let object = topic.to_object().unwrap();
+        let redacted = ruma::canonical_json::redact(object, &room.version().rules().redaction, None).unwrap();
+        room.graph.replace_redacted(&Arc::new(pdu_from(&redacted, room.version())));
+        let before = room.graph().path_counts();
+        let second = room.append(name("second"));
+        assert_eq!(since(&room, before), (0, 0, 1));
+        assert_eq!(room.state().get(&"m.room.name".into(), ""), Some(&second));
+        assert_eq!(room.state().get(&"m.room.topic".into(), "").unwrap().content().get(), "{}");
+    }
+}
