@@ -43,6 +43,7 @@ use crate::{
         import_join::{ImportJoin, JoinAnswer, JudgedJoin},
         load,
     },
+    typing::Typing,
 };
 
 /// Two failed loads within this time put a room into quarantine. DESIGN 3.5.
@@ -74,6 +75,8 @@ pub struct RoomsOptions {
     pub cpu: CpuPool,
     /// Asks rooms' policy servers.
     pub policy_signer: Option<Arc<dyn PolicySigner>>,
+    /// Who types. A room ends it for whoever leaves or is put out.
+    pub typing: Typing,
     /// The arbiters whose threads the actors may use; a room's is chosen by a hash of its id.
     pub arbiters: Vec<ArbiterHandle>,
     /// `actors.mailbox_capacity`.
@@ -219,6 +222,7 @@ impl Rooms {
             gauges: Arc::new(Gauges::default()),
             cpu: options.cpu,
             policy_signer: options.policy_signer,
+            typing: options.typing,
             core_seed: options.core_seed,
         };
         let registry = Registry {
@@ -381,6 +385,11 @@ impl Rooms {
         let Some(limits) = &context.limits else { return Ok(()) };
         let counted = limits.take(room_id, user_id, &KnockSource::ClientElsewhere, context.clock.monotonic());
         counted.inspect_err(|refusal| context.gauges.knock_refused(refusal.name()))
+    }
+
+    /// Who types in the rooms.
+    pub fn typing(&self) -> &Typing {
+        &self.shared.context.typing
     }
 
     /// Counters and gauges; reading them asks no actor.

@@ -57,7 +57,7 @@ use actix::{
 };
 use futures_util::stream;
 use log::{error, warn};
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, OwnedUserId};
 use tokio::sync::{mpsc, oneshot};
 use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::Identity};
 use vestibule_storage::{
@@ -75,10 +75,11 @@ pub(crate) use self::{
 };
 use crate::{
     cpu_pool::CpuPool,
-    gauges::{Gauges, KnockEvent, PathTotals, RoomGauges},
+    gauges::{Gauges, KnockEvent, PathTotals, RoomFacts, RoomGauges},
     limits::KnockLimits,
     policy_signer::PolicySigner,
     registry::{AskError, Rooms},
+    typing::Typing,
 };
 
 /// What all rooms share.
@@ -92,6 +93,8 @@ pub(crate) struct RoomContext {
     pub(crate) cpu: CpuPool,
     /// Asks rooms' policy servers; without one, rooms that have one take nothing new.
     pub(crate) policy_signer: Option<Arc<dyn PolicySigner>>,
+    /// Who types; nobody does whose stay in the room has ended.
+    pub(crate) typing: Typing,
     /// Keys the hash by which states are compared; drawn at random when the program starts.
     pub(crate) core_seed: u64,
 }
@@ -199,8 +202,15 @@ pub(crate) struct RoomActor {
 struct InFlight {
     sequence: u64,
     ticket: Ticket,
+    news: News,
+}
+
+/// What is told once a commit is durable, and never if it fails.
+struct News {
     happened: Vec<KnockEvent>,
+    ended_stays: Vec<OwnedUserId>,
     paths: PathTotals,
+    facts: RoomFacts,
 }
 
 /// An answer that waits for a commit.
@@ -274,7 +284,6 @@ impl RoomActor {
             }
             Ok(Turn::Commit(change, reply)) => {
                 self.enqueue_if_any(*change, slot);
-                self.gauges.set_facts(self.room.facts());
                 self.answer_when_durable(ask.reply, Answered::Done(Ok(reply)));
             }
             Ok(Turn::Need(Need::PolicySignature(unsigned))) => {
@@ -317,37 +326,35 @@ impl RoomActor {
         }
     }
 
-    fn enqueue_if_any(&mut self, change: RoomChange, slot: Option<WriterSlot>) {
+    fn enqueue_if_any(&mut self, mut change: RoomChange, slot: Option<WriterSlot>) {
         let Some(slot) = slot else { return };
         if change.is_empty() {
             return;
         }
         self.enqueued = self.enqueued.saturating_add(1);
         let sequence = self.enqueued;
-        let happened = change.happened().to_vec();
-        let paths = self.room.take_path_totals();
+        let (happened, ended_stays) = change.take_news();
+        let (paths, facts) = (self.room.take_path_totals(), self.room.facts());
         let origin = self.room.origin_of_commit();
         let commit = change.into_commit(&self.room, self.incarnation, sequence, origin);
         let ticket = self.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit)));
         // The other end is gone only when the actor stops; then nobody waits.
-        let _ = self.in_flight.send(InFlight { sequence, ticket, happened, paths });
+        let _ = self.in_flight.send(InFlight { sequence, ticket, news: News { happened, ended_stays, paths, facts } });
     }
 
     /// Takes the outcome of a commit. They come in the order of the commits, so that a failure never overtakes a success:
     /// who is told that nothing was written may rely on it.
-    fn settle(
-        &mut self,
-        sequence: u64,
-        outcome: Result<Vec<KnockEvent>, CommitError>,
-        paths: PathTotals,
-        context: &mut Context<Self>,
-    ) {
+    fn settle(&mut self, sequence: u64, outcome: Result<News, CommitError>, context: &mut Context<Self>) {
         match outcome {
-            Ok(happened) => {
+            Ok(News { happened, ended_stays, paths, facts }) => {
                 for event in happened {
                     self.context.gauges.knock_happened(event);
                 }
+                for user_id in ended_stays {
+                    self.context.typing.stop(self.room.room_id(), &user_id);
+                }
                 self.context.gauges.add_paths(paths);
+                self.gauges.set_facts(facts);
                 self.now_durable(sequence);
                 if self.is_poisoned {
                     self.discard_if_settled(context);
@@ -423,12 +430,12 @@ impl Actor for RoomActor {
     fn started(&mut self, context: &mut Context<Self>) {
         if let Some(outcomes) = self.outcomes.take() {
             let outcomes = stream::unfold(outcomes, |mut outcomes| async move {
-                let InFlight { sequence, ticket, happened, paths } = outcomes.recv().await?;
-                let outcome = ticket.await.map(|_| happened);
-                Some(((sequence, outcome, paths), outcomes))
+                let InFlight { sequence, ticket, news } = outcomes.recv().await?;
+                let outcome = ticket.await.map(|_| news);
+                Some(((sequence, outcome), outcomes))
             });
-            let settling = wrap_stream::<_, Self>(outcomes).map(|(sequence, outcome, paths), actor, context| {
-                actor.settle(sequence, outcome, paths, context);
+            let settling = wrap_stream::<_, Self>(outcomes).map(|(sequence, outcome), actor, context| {
+                actor.settle(sequence, outcome, context);
             });
             context.spawn(settling.finish());
         }

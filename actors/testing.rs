@@ -45,7 +45,7 @@ use vestibule_storage::{
 use crate::{
     AdmitKnock, AdmitLeave, AdmittedKnock, AskError, ChangeMembership, CpuPool, CreateRoom, InitialEvent,
     KnockTemplate, LeaveTemplate, PolicySigner, PrepareKnock, PrepareLeave, ReceivePdu, Received, Rooms, RoomsOptions,
-    SendEvent, SourceNetwork, SyncNotifier, gauges::Totals, limits::KnockRates,
+    SendEvent, SourceNetwork, SyncNotifier, Typing, gauges::Totals, limits::KnockRates,
 };
 
 /// The name of the server under test.
@@ -214,6 +214,7 @@ impl World {
             rates: settings.rates,
             cpu: cpu.clone(),
             policy_signer: settings.policy_signer.clone(),
+            typing: Typing::new(notifier.clone(), clock.clone()),
             arbiters,
             mailbox_capacity: settings.mailbox_capacity,
             live_max: settings.live_max,

@@ -271,6 +271,7 @@ fn rooms(parts: &Parts, arbiters: &[Arbiter], cpu: CpuPool, reach: &Reach) -> Re
         }),
         cpu,
         policy_signer: Some(Arc::new(PolicyServers::new(reach.client.clone(), request_timeout))),
+        typing: Typing::new(parts.notifier.clone(), parts.clock.clone()),
         arbiters: arbiters.iter().map(Arbiter::handle).collect(),
         mailbox_capacity: actors.mailbox_capacity,
         live_max: actors.live_max,
@@ -408,7 +409,7 @@ fn outside(parts: &Parts, rooms: &Rooms, cpu: &CpuPool, reach: Reach) -> Outside
         random: random.clone(),
         settings: SenderSettings { request_timeout, backoff },
     };
-    let typing = Typing::new(parts.notifier.clone(), parts.clock.clone());
+    let typing = rooms.typing().clone();
     let federation = FederationParts {
         identity: parts.identity.clone(),
         client,

@@ -47,6 +47,7 @@ pub struct RoomChange {
     outbox: Vec<OutboxEntry>,
     out_of_band: Vec<(OwnedUserId, Option<OutOfBand>)>,
     happened: Vec<KnockEvent>,
+    ended_stays: Vec<OwnedUserId>,
 }
 
 impl RoomChange {
@@ -120,9 +121,14 @@ impl RoomChange {
         }
     }
 
-    /// What to count once it is durable.
-    pub(super) fn happened(&self) -> &[KnockEvent] {
-        &self.happened
+    /// Adds what to count once it is durable.
+    pub(super) fn push_happened(&mut self, happened: KnockEvent) {
+        self.happened.push(happened);
+    }
+
+    /// What to tell once it is durable: what happened to knocks, and who was in the room and is not any more.
+    pub(super) fn take_news(&mut self) -> (Vec<KnockEvent>, Vec<OwnedUserId>) {
+        (std::mem::take(&mut self.happened), std::mem::take(&mut self.ended_stays))
     }
 
     /// Everything, as storage takes it.
@@ -239,7 +245,10 @@ impl Room {
         }
         match (old == Some(MembershipState::Join), new == Some(MembershipState::Join)) {
             (false, true) => self.joined(user_id.server_name(), Coming::In),
-            (true, false) => self.joined(user_id.server_name(), Coming::Out),
+            (true, false) => {
+                self.joined(user_id.server_name(), Coming::Out);
+                change.ended_stays.push(user_id.clone());
+            }
             _ => {}
         }
         self.end_out_of_band(&user_id, change);

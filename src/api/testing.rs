@@ -230,6 +230,7 @@ impl World {
             rates: None,
             cpu: pool.clone(),
             policy_signer: None,
+            typing: Typing::new(notifier.clone(), clock.clone()),
             arbiters: vec![actix_rt::Arbiter::current()],
             mailbox_capacity: 16,
             live_max: 100,
@@ -248,7 +249,7 @@ impl World {
             Discovery::new(network.clone(), network.clone(), BTreeMap::new(), clock.clone(), Arc::new(|| 0));
         let client = Client::new(identity.clone(), discovery, network);
         let request_timeout = federating.request_timeout;
-        let typing = Typing::new(notifier.clone(), clock.clone());
+        let typing = rooms.typing().clone();
         let federation = Federation::new(FederationParts {
             identity: identity.clone(),
             client: client.clone(),

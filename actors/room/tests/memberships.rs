@@ -1,6 +1,8 @@
 //! Memberships changed by our own users, and leaves of others: every change, every repeat, and the fate of knocks.
 //! May not: let a repeat make an event.
 
+use std::time::Duration;
+
 use ruma::{RoomVersionId, events::room::member::MembershipState};
 use serde_json::json;
 use vestibule_protocol::{
@@ -11,7 +13,10 @@ use vestibule_protocol::{
         knock::KnockPolicy,
     },
 };
-use vestibule_storage::room::{DecisionAction, MemberCounts};
+use vestibule_storage::{
+    memory::Failure,
+    room::{DecisionAction, MemberCounts},
+};
 
 use super::support::{DAVE, invite_rule};
 use crate::{
@@ -43,6 +48,27 @@ async fn repeats_make_no_event(world: &World, room: &TestRoom, sender: &str, cha
     assert_eq!(world.change(room, sender, change, target).await, Ok(first.clone()), "{change:?}");
     assert_eq!(world.restarted().change(room, sender, change, target).await, Ok(first), "{change:?} after a restart");
     assert_eq!(world.timeline(room).len(), events, "{change:?}");
+}
+
+#[actix::test]
+async fn whoever_leaves_or_is_put_out_types_no_more() {
+    let world = World::new();
+    let room = world.room_with(RoomVersionId::V12, "typing", vec![invite_rule()]).await;
+    let typing = world.rooms.typing();
+    let who_types = || typing.news(&[(room.room_id.clone(), None)]).rooms.remove(&room.room_id).unwrap_or_default();
+    typing.start(&room.room_id, &user(ALICE), Duration::from_secs(30));
+    for (change, sender) in [(Leave, DAVE), (Kick, ALICE), (Ban, ALICE)] {
+        world.change(&room, ALICE, Invite, DAVE).await.unwrap();
+        world.change(&room, DAVE, Join, DAVE).await.unwrap();
+        typing.start(&room.room_id, &user(DAVE), Duration::from_secs(30));
+        assert_eq!(who_types(), [user(ALICE), user(DAVE)]);
+        // A change that fails ends nothing.
+        world.storage.fail_only(1, Failure::DiskFull);
+        world.change(&room, sender, change, DAVE).await.unwrap_err();
+        assert_eq!(who_types(), [user(ALICE), user(DAVE)], "{change:?}");
+        world.change(&room, sender, change, DAVE).await.unwrap();
+        assert_eq!(who_types(), [user(ALICE)], "{change:?}");
+    }
 }
 
 #[actix::test]

@@ -93,6 +93,22 @@ async fn nothing_is_counted_that_was_not_written() {
 }
 
 #[actix::test]
+async fn what_a_room_shows_of_itself_is_durable() {
+    let world = World::new();
+    let room = world.knockable(RoomVersionId::V12).await;
+    let template = world.template(&room, BOB).await;
+    let shown = || world.rooms.gauges().room(&room.room_id).unwrap().facts;
+    world.storage.hold();
+    let mut knock = Box::pin(world.admit(&room, room.signed_knock(&template, BOB, "")));
+    assert!(knock.as_mut().now_or_never().is_none());
+    until("the knock is enqueued", || world.storage.waiting() == 1).await;
+    assert_eq!((shown().pending_knocks, shown().members.knock), (0, 0));
+    world.storage.release_all();
+    knock.await.unwrap();
+    assert_eq!((shown().pending_knocks, shown().members.knock), (1, 1));
+}
+
+#[actix::test]
 async fn panic_in_a_turn_fails_its_caller_and_no_other() {
     let world = World::new();
     let room = world.knockable(RoomVersionId::V12).await;
