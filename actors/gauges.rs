@@ -54,6 +54,10 @@ pub enum KnockEvent {
     Accepted,
     /// Turned away or banned.
     Denied,
+    /// Came pending, with the state of a room that we joined.
+    Found,
+    /// Is not in that state any more; nobody told us how it ended.
+    Lost,
 }
 
 /// Counters of all rooms, and the gauges of the live ones.
@@ -197,6 +201,8 @@ impl Gauges {
                 self.knocks_denied.add();
                 self.knocks_pending.sub();
             }
+            KnockEvent::Found => self.knocks_pending.add(),
+            KnockEvent::Lost => self.knocks_pending.sub(),
         }
     }
 

@@ -28,6 +28,7 @@ use super::{
     memory::Residency,
     outliers::judge_outlier,
 };
+use crate::gauges::KnockEvent;
 
 /// What a server answered to our `send_join`, signatures and hashes verified, nothing judged.
 #[derive(Clone, Debug)]
@@ -249,6 +250,9 @@ impl Room {
     ) {
         match event.filter(|_| *membership == MembershipState::Knock) {
             Some(event) => {
+                if self.pending.since(user_id).is_none() {
+                    change.push_happened(KnockEvent::Found);
+                }
                 self.pending.insert(user_id.clone(), now);
                 let knock = PendingKnock {
                     event_id: event.event_id().to_owned(),
@@ -261,6 +265,7 @@ impl Room {
             None if self.pending.since(user_id).is_some() => {
                 self.pending.remove(user_id);
                 change.push_knock(user_id.clone(), None);
+                change.push_happened(KnockEvent::Lost);
             }
             None => {}
         }

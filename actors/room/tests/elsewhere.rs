@@ -171,6 +171,29 @@ async fn second_user_of_a_server_that_is_in_the_room_is_no_second_import() {
 }
 
 #[actix::test]
+async fn knocks_that_come_or_go_with_a_state_count_as_pending_and_as_nothing_else() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    resident.knock(&room, EVE).await;
+    resident.knock(&room, CAROL).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    let pending = |world: &World| {
+        let knocks = world.totals().knocks;
+        (knocks.pending, knocks.admitted, knocks.denied)
+    };
+    assert_eq!(pending(&peer), (2, 0, 0));
+    resident.change(&room, ALICE, Kick, EVE).await.unwrap();
+    resident.deliver(&peer).await;
+    assert_eq!(pending(&peer), (1, 0, 1));
+    peer.change(&room, BOB, Leave, BOB).await.unwrap();
+    peer.deliver(&resident).await;
+    resident.change(&room, ALICE, Kick, CAROL).await.unwrap();
+    resident.change(&room, ALICE, Invite, BOB).await.unwrap();
+    join(&resident, &peer, &room, BOB).await;
+    assert_eq!(pending(&peer), (0, 0, 1));
+}
+
+#[actix::test]
 async fn room_that_everybody_of_ours_left_is_joined_anew() {
     let (resident, peer, room) = invited(RoomVersionId::V11).await;
     join(&resident, &peer, &room, BOB).await;
