@@ -129,9 +129,13 @@ impl Room {
         let placement = self.place_incoming(event, &before).map_err(IncomingStop::Need)?;
         let mut change = RoomChange::default();
         let target = self.target_of_received_redaction(event, lookups);
+        let redaction = self.redaction_that_waits_for(event);
         self.apply(Placed { source: Source::Received, event: event.clone(), before, placement }, None, &mut change);
         if let Some(target) = target {
             self.redact(&target, event, &mut change);
+        }
+        if let Some(redaction) = redaction {
+            self.redact(event, &redaction, &mut change);
         }
         Ok((change, Received::Accepted))
     }
@@ -151,12 +155,23 @@ impl Room {
         let redacts = event.redacts()?;
         let in_memory = self.graph.recent_event(redacts).cloned();
         let target = in_memory.or_else(|| lookups.event(redacts).map(|stored| stored.event.clone()))?;
+        self.may_empty(event, &target).then_some(target)
+    }
+
+    /// A redaction that came before the event that it empties, on another fork, as far back as memory goes.
+    fn redaction_that_waits_for(&self, target: &Pdu) -> Option<Arc<Pdu>> {
+        let redacts_it =
+            |event: &&Arc<Pdu>| event.redacts() == Some(target.event_id()) && event.standing() == Standing::Accepted;
+        self.graph.recent_events().filter(redacts_it).find(|event| self.may_empty(event, target)).cloned()
+    }
+
+    fn may_empty(&self, redaction: &Pdu, target: &Pdu) -> bool {
         if target.room_id() != self.room_id() || *target.kind() == TimelineEventType::RoomCreate {
-            return None;
+            return false;
         }
         let needed = self.state().power_for(PowerAction::Redact, self.version());
-        let has_power = self.state().power_of(event.sender(), self.version()) >= UserPowerLevel::Int(needed);
-        let is_of_one_server = target.sender_server() == event.sender_server();
-        (has_power || is_of_one_server).then_some(target)
+        let has_power = self.state().power_of(redaction.sender(), self.version()) >= UserPowerLevel::Int(needed);
+        let is_of_one_server = target.sender_server() == redaction.sender_server();
+        has_power || is_of_one_server
     }
 }

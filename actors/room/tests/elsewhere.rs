@@ -370,6 +370,34 @@ async fn redaction_from_elsewhere_takes_content_away_if_its_sender_may() {
 }
 
 #[actix::test]
+async fn redaction_that_comes_before_what_it_redacts_waits_for_it() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    // Both upon the same events, so that neither must come first.
+    let texts = ["mine", "hers"].map(|body| canonical(json!({ "body": body })));
+    let mine = made_by(&peer, &room, BOB, "m.room.message", None, texts[0].clone()).await;
+    let hers = made_by(&resident, &room, ALICE, "m.room.message", None, texts[1].clone()).await;
+    let mine = verified(mine, &room.version);
+    let hers = verified(hers, &room.version);
+    for event in [mine, hers] {
+        let (event_id, sender) = (event.pdu().event_id().to_owned(), event.pdu().sender().to_owned());
+        let redaction = canonical(json!({ "redacts": event_id }));
+        let redaction = made_by(&peer, &room, BOB, "m.room.redaction", None, redaction).await;
+        for event in [verified(redaction, &room.version), event] {
+            let received = resident.rooms.ask(&room.room_id, ReceivePdu { event, origin: server(PEER) }).await;
+            assert_eq!(received, Ok(Received::Accepted));
+        }
+        for world in [&resident, &resident.restarted()] {
+            let kept = world.stored(&room, &event_id).unwrap();
+            // Bob may take back what he said, not what Alice did.
+            assert_eq!(kept.redacted_by.is_some(), sender == BOB);
+            assert_eq!(kept.event.content().get() == "{}", sender == BOB);
+        }
+    }
+}
+
+#[actix::test]
 async fn what_was_rejected_stays_rejected_when_its_author_redacts_it() {
     let (resident, peer, room) = invited(RoomVersionId::V11).await;
     join(&resident, &peer, &room, BOB).await;
