@@ -290,6 +290,8 @@ macro_rules! conformance {
                 out_of_band_commit_with_parts_of_a_room_is_not_written
                 decisions_out_of_band_are_kept
                 leaving_out_of_band_leaves_a_row_in_the_outbox
+                join_that_has_not_ended_stands_beside_what_the_user_is
+                joins_page_in_order_across_rooms_and_end_with_the_import
                 import_of_a_join_makes_the_room_and_ends_the_row
                 stored_room_may_have_rows_too
                 knock_out_of_band_takes_the_forgotten_mark_away

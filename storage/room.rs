@@ -66,6 +66,9 @@ pub struct RoomCommit {
     pub outbox: Vec<OutboxEntry>,
     /// Out-of-band memberships of local users that came, changed (`Some`) or ended (`None`).
     pub out_of_band: Vec<(OwnedUserId, Option<OutOfBand>)>,
+    /// Joins of local users through other servers that begin (`Some`) or have ended (`None`). What the user is to the room stands
+    /// beside it as it was.
+    pub joining: Vec<(OwnedUserId, Option<OutOfBand>)>,
 }
 
 impl RoomCommit {
@@ -93,6 +96,7 @@ impl RoomCommit {
             decisions: _,
             outbox: _,
             out_of_band: _,
+            joining: _,
             events,
             state_versions,
             current,
@@ -126,7 +130,7 @@ pub enum RoomOrigin {
     /// The room is there already.
     Existing,
     /// The room is not stored and does not come to be: the commit holds nothing but memberships of local users that are not
-    /// in a timeline, out-of-band rows, outbox rows and decisions; with anything else it is not written. Conflict `RoomExists`
+    /// in a timeline, out-of-band rows, joins, outbox rows and decisions; with anything else it is not written. Conflict `RoomExists`
     /// if the room is stored.
     OutOfBand,
 }
@@ -433,6 +437,14 @@ pub enum Direction {
     Backward,
 }
 
+/// [`RoomReader::out_of_band`] or [`RoomReader::joining`].
+pub type OutOfBandListing = for<'a> fn(
+    &'a (dyn RoomReader + 'static),
+    Option<&'a RoomId>,
+    Option<(&'a RoomId, &'a UserId)>,
+    usize,
+) -> Read<'a, Vec<OutOfBandRow>>;
+
 /// Reads rooms. Every method sees one consistent state of the store as of its call.
 pub trait RoomReader: Send + Sync {
     /// The room, if it is stored.
@@ -528,6 +540,18 @@ pub trait RoomReader: Send + Sync {
 
     /// The out-of-band membership of one user in one room.
     fn out_of_band_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>>;
+
+    /// Joins through other servers that have not ended, of one room or of all, in the order of (room, user), after one of them.
+    /// Each as it was begun: membership `Join`, progress `Asking`.
+    fn joining<'a>(
+        &'a self,
+        room_id: Option<&'a RoomId>,
+        after: Option<(&'a RoomId, &'a UserId)>,
+        limit: usize,
+    ) -> Read<'a, Vec<OutOfBandRow>>;
+
+    /// The join of one user in one room, as [`Self::joining`] has it.
+    fn joining_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>>;
 
     /// Audit rows, newest first, before one. The position in each pair is what to pass on as `before`.
     fn decisions(&self, before: Option<u64>, limit: usize) -> Read<'_, Vec<(u64, Decision)>>;

@@ -46,6 +46,7 @@ pub struct RoomChange {
     transaction: Option<ClientTransaction>,
     outbox: Vec<OutboxEntry>,
     out_of_band: Vec<(OwnedUserId, Option<OutOfBand>)>,
+    joining: Vec<(OwnedUserId, Option<OutOfBand>)>,
     happened: Vec<KnockEvent>,
     ended_stays: Vec<OwnedUserId>,
 }
@@ -62,6 +63,7 @@ impl RoomChange {
             && self.decisions.is_empty()
             && self.redactions.is_empty()
             && self.out_of_band.is_empty()
+            && self.joining.is_empty()
             && self.memberships.is_empty()
             && self.outbox.is_empty()
     }
@@ -151,6 +153,7 @@ impl RoomChange {
             transaction: self.transaction,
             outbox: self.outbox,
             out_of_band: self.out_of_band,
+            joining: self.joining,
         }
     }
 }
@@ -252,6 +255,9 @@ impl Room {
             _ => {}
         }
         self.end_out_of_band(&user_id, change);
+        if new == Some(MembershipState::Join) {
+            self.end_join(&user_id, change);
+        }
         // An entry that resolution took away leaves its user outside.
         let Some(member) = entry.new.as_ref().or(entry.old.as_ref()) else { return };
         let membership = new.clone().unwrap_or(MembershipState::Leave);
@@ -270,6 +276,19 @@ impl Room {
     pub(super) fn end_out_of_band(&mut self, user_id: &UserId, change: &mut RoomChange) {
         if self.out_of_band.remove(user_id).is_some() {
             change.out_of_band.push((user_id.to_owned(), None));
+        }
+    }
+
+    /// Notes that a user is about to join through another server.
+    pub(super) fn begin_join(&mut self, user_id: OwnedUserId, join: OutOfBand, change: &mut RoomChange) {
+        self.joining.insert(user_id.clone());
+        change.joining.push((user_id, Some(join)));
+    }
+
+    /// The user has joined, or will not by what was begun.
+    pub(super) fn end_join(&mut self, user_id: &UserId, change: &mut RoomChange) {
+        if self.joining.remove(user_id) {
+            change.joining.push((user_id.to_owned(), None));
         }
     }
 

@@ -230,6 +230,9 @@ impl Room {
             let is_local = user_id.server_name() == self.context.identity.server_name();
             let Some(event) = event.filter(|_| is_local && Some(user_id.as_str()) != joining) else { continue };
             self.end_out_of_band(&user_id, change);
+            if membership == MembershipState::Join {
+                self.end_join(&user_id, change);
+            }
             change.push_membership(MembershipRow {
                 user_id,
                 membership,

@@ -70,6 +70,7 @@ impl RoomMessage for LeaveOutOfBand {
             });
         }
         room.set_out_of_band(self.user_id.clone(), left, &mut change);
+        room.end_join(&self.user_id, &mut change);
         Turn::Commit(Box::new(change), ())
     }
 }

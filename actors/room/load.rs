@@ -1,7 +1,10 @@
 //! From storage to memory: how an actor starts.
 //! May not: judge again what was accepted once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{OwnedUserId, RoomId, UserId};
 use thiserror::Error;
@@ -12,7 +15,7 @@ use vestibule_protocol::{
 };
 use vestibule_storage::{
     error::StorageError,
-    room::{Direction, OutOfBand},
+    room::{Direction, OutOfBand, OutOfBandListing, RoomReader},
 };
 
 use super::{RoomContext, apply::count_members, gather::state_at, memory::Room};
@@ -40,9 +43,16 @@ pub(crate) async fn load(
     room_id: &RoomId,
     elsewhere: Option<RoomVersion>,
 ) -> Result<Option<Room>, LoadError> {
-    let out_of_band = out_of_band(&context, room_id).await?;
-    let Some(snapshot) = context.stores.rooms.snapshot(room_id).await? else {
-        return Ok(elsewhere.map(|version| Room::out_of_band(room_id.to_owned(), context, version, out_of_band)));
+    let rooms = context.stores.rooms.clone();
+    let out_of_band = of_users(&*rooms, <dyn RoomReader>::out_of_band, room_id).await?;
+    let joining = of_users(&*rooms, <dyn RoomReader>::joining, room_id).await?;
+    let joining: BTreeSet<OwnedUserId> = joining.into_keys().collect();
+    let Some(snapshot) = rooms.snapshot(room_id).await? else {
+        return Ok(elsewhere.map(|version| {
+            let mut room = Room::out_of_band(room_id.to_owned(), context, version, out_of_band);
+            room.joining = joining;
+            room
+        }));
     };
     let version = RoomVersion::lookup(&snapshot.row.room_version)
         .ok_or_else(|| LoadError::UnknownVersion(snapshot.row.room_version.clone()))?;
@@ -81,23 +91,24 @@ pub(crate) async fn load(
     if let Some(order) = oldest.first().and_then(|event| event.order) {
         room.oldest_order = order;
     }
-    room.out_of_band = out_of_band;
+    (room.out_of_band, room.joining) = (out_of_band, joining);
     for (user_id, knock) in snapshot.knocks {
         room.pending.insert(user_id, knock.since);
     }
     Ok(Some(room))
 }
 
-/// What local users are to the room while this server is not in it.
-async fn out_of_band(
-    context: &RoomContext,
+/// What a listing has of a room.
+async fn of_users(
+    rooms: &(dyn RoomReader + 'static),
+    listing: OutOfBandListing,
     room_id: &RoomId,
 ) -> Result<BTreeMap<OwnedUserId, OutOfBand>, StorageError> {
     let mut found = BTreeMap::new();
     loop {
         let last: Option<&UserId> = found.keys().next_back().map(|user: &OwnedUserId| &**user);
         let after = last.map(|user| (room_id, user));
-        let rows = context.stores.rooms.out_of_band(Some(room_id), after, OUT_OF_BAND_PER_READ).await?;
+        let rows = listing(rooms, Some(room_id), after, OUT_OF_BAND_PER_READ).await?;
         let is_last = rows.len() < OUT_OF_BAND_PER_READ;
         found.extend(rows.into_iter().map(|row| (row.user_id, row.out_of_band)));
         if is_last {

@@ -2,7 +2,7 @@
 //! May not: wait for anything.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -73,6 +73,8 @@ pub struct Room {
     joined_by_server: BTreeMap<OwnedServerName, u64>,
     /// What local users are to the room while this server is not in it.
     pub(super) out_of_band: BTreeMap<OwnedUserId, OutOfBand>,
+    /// Local users who are about to join through another server.
+    pub(super) joining: BTreeSet<OwnedUserId>,
     /// Knocks elsewhere that stood before one that is being sent.
     pub(super) knock_before: BTreeMap<OwnedUserId, OutOfBand>,
     /// Whether storage has the room. If not, only out-of-band memberships are kept of it.
@@ -102,6 +104,7 @@ impl Room {
             counts: MemberCounts::default(),
             joined_by_server: BTreeMap::new(),
             out_of_band: BTreeMap::new(),
+            joining: BTreeSet::new(),
             knock_before: BTreeMap::new(),
             residency: Residency::Stored,
             oldest_order: next_order,

@@ -6,6 +6,7 @@ mod any_order;
 mod elsewhere;
 mod expiry;
 mod forks;
+mod joining;
 mod memberships;
 mod out_of_band;
 mod pipeline;

@@ -15,6 +15,7 @@ mod profile;
 mod public_rooms;
 mod receive;
 mod reconcile;
+mod resume;
 mod room_summary;
 mod user_keys;
 mod verify;

@@ -239,6 +239,55 @@ pub async fn leaving_out_of_band_leaves_a_row_in_the_outbox(world: &mut World) {
     assert_eq!(world.heard().pop().unwrap().destinations, [there]);
 }
 
+/// A join is noted, noted anew and ended; the invite that it accepts stays, and nobody is told.
+pub async fn join_that_has_not_ended_stands_beside_what_the_user_is(world: &mut World) {
+    let (mut fixture, bob) = (elsewhere("a"), local("bob"));
+    let invite = fixture.out_of_band(&bob, MembershipState::Invite, Progress::Settled);
+    let (invited, position) = (made_row(&invite), world.room(invite).await);
+    let rooms = world.stores().rooms.clone();
+    assert_eq!(rooms.joining_of(&bob, fixture.room_id()).await.unwrap(), None);
+    for _ in 0..2 {
+        let join = fixture.begin_join(&bob);
+        let expected = join.joining[0].1.clone().unwrap();
+        world.room(join).await;
+        let found = rooms.joining_of(&bob, fixture.room_id()).await.unwrap().unwrap();
+        assert_eq!(out_of_band_text(&found), out_of_band_text(&expected));
+        assert_eq!(rooms.joining_of(&local("bobby"), fixture.room_id()).await.unwrap(), None);
+        assert_eq!(row_of(world, &bob, &fixture).await, Some(invited.clone()));
+    }
+    world.room(fixture.end_join(&bob)).await;
+    world.room(fixture.end_join(&bob)).await;
+    assert_eq!(rooms.joining_of(&bob, fixture.room_id()).await.unwrap(), None);
+    assert_eq!(row_of(world, &bob, &fixture).await, Some(invited));
+    let membership = rooms.membership(&bob, fixture.room_id()).await.unwrap().unwrap();
+    assert_eq!((membership.membership, membership.position), (MembershipState::Invite, position));
+    assert_not_stored(world, &fixture).await;
+}
+
+/// A start reads them page by page; the commit that brings the room here ends the one of the user who joined.
+pub async fn joins_page_in_order_across_rooms_and_end_with_the_import(world: &mut World) {
+    let mut fixtures = ["b", "a"].map(elsewhere);
+    let (ann, bob) = (local("ann"), local("bob"));
+    for fixture in &mut fixtures {
+        for user_id in [&bob, &ann] {
+            world.room(fixture.begin_join(user_id)).await;
+        }
+    }
+    let rooms = world.stores().rooms.clone();
+    let all = rooms.joining(None, None, ALL).await.unwrap();
+    let mut expected: Vec<_> =
+        fixtures.iter().flat_map(|room| [&ann, &bob].map(|user| (room.room_id(), user))).collect();
+    expected.sort();
+    assert_eq!(all.iter().map(|row| (&*row.room_id, &row.user_id)).collect::<Vec<_>>(), expected);
+    let after = Some((&*all[0].room_id, &*all[0].user_id));
+    assert_eq!(rooms.joining(None, after, 2).await.unwrap(), all[1..3]);
+    let first = fixtures[0].room_id().to_owned();
+    assert_eq!(rooms.joining(Some(&first), None, ALL).await.unwrap().len(), 2);
+    world.room(fixtures[0].import(&ann)).await;
+    let left = rooms.joining(Some(&first), None, ALL).await.unwrap();
+    assert_eq!(left.iter().map(|row| &row.user_id).collect::<Vec<_>>(), [&bob]);
+}
+
 /// The commit that brings the room here ends the row; the rows of others wait for their own answers.
 pub async fn import_of_a_join_makes_the_room_and_ends_the_row(world: &mut World) {
     for (number, version) in (1..).zip([RoomVersionId::V7, RoomVersionId::V12]) {

@@ -177,6 +177,8 @@ impl Twins {
             ElsewhereStep::Invite => fixture.out_of_band(user_id, MembershipState::Invite, Progress::Settled),
             ElsewhereStep::Leave => fixture.leave_out_of_band(user_id),
             ElsewhereStep::End => fixture.end_out_of_band(user_id),
+            ElsewhereStep::BeginJoin => fixture.begin_join(user_id),
+            ElsewhereStep::EndJoin => fixture.end_join(user_id),
             ElsewhereStep::Join => {
                 let commit = fixture.import(user_id);
                 let (lives, first_commit) = (fixture.incarnation(), commit.clone());

@@ -161,6 +161,13 @@ async fn ask_of_rooms(stores: &Stores, questions: &Questions, answers: &mut Answ
         put(answers, question, out_of_band_texts(&rooms.out_of_band(None, after, 3).await.unwrap()));
     }
     put(answers, "out-of-band rows".to_owned(), out_of_band_texts(&out_of_band));
+    let joining = rooms.joining(None, None, ALL).await.unwrap();
+    for row in &joining {
+        let after = Some((&*row.room_id, &*row.user_id));
+        let question = format!("3 joins after {} in {}", row.user_id, row.room_id);
+        put(answers, question, out_of_band_texts(&rooms.joining(None, after, 3).await.unwrap()));
+    }
+    put(answers, "joins".to_owned(), out_of_band_texts(&joining));
     let decisions: Vec<_> = rooms.decisions(None, ALL).await.unwrap();
     let decisions: Vec<_> = decisions.into_iter().map(|(_, decision)| decision).collect();
     put(answers, "decisions".to_owned(), decisions);

@@ -17,6 +17,9 @@ use crate::{
     server_keys::StoredServerKeys,
 };
 
+/// Rows by room and local user.
+pub(super) type OutOfBandRows = BTreeMap<(OwnedRoomId, OwnedUserId), OutOfBand>;
+
 /// Everything that is durable.
 #[derive(Clone, Default)]
 pub(super) struct Kept {
@@ -26,7 +29,8 @@ pub(super) struct Kept {
     /// Of local users, with what was before, oldest first.
     pub(super) memberships: BTreeMap<(OwnedUserId, OwnedRoomId), Vec<(StreamPosition, MembershipRow)>>,
     pub(super) forgotten: BTreeSet<(OwnedUserId, OwnedRoomId)>,
-    pub(super) out_of_band: BTreeMap<(OwnedRoomId, OwnedUserId), OutOfBand>,
+    pub(super) out_of_band: OutOfBandRows,
+    pub(super) joining: OutOfBandRows,
     pub(super) outbox: BTreeMap<(OwnedServerName, OutboxPlace), OutboxRow>,
     pub(super) receipts: BTreeMap<(OwnedRoomId, ReceiptSlot), StoredReceipt>,
     pub(super) edus: BTreeMap<(OwnedServerName, OutboxPlace), EduContent>,
@@ -106,12 +110,14 @@ impl Kept {
             }
             self.memberships.entry(key).or_default().push((position, row.clone()));
         }
-        for (user_id, row) in &commit.out_of_band {
-            let key = (room_id.clone(), user_id.clone());
-            match row {
-                Some(row) => self.out_of_band.insert(key, row.clone()),
-                None => self.out_of_band.remove(&key),
-            };
+        for (kept, rows) in [(&mut self.out_of_band, &commit.out_of_band), (&mut self.joining, &commit.joining)] {
+            for (user_id, row) in rows {
+                let key = (room_id.clone(), user_id.clone());
+                match row {
+                    Some(row) => kept.insert(key, row.clone()),
+                    None => kept.remove(&key),
+                };
+            }
         }
         self.decisions.extend(commit.decisions.iter().cloned());
         self.apply_transactions(commit);

@@ -97,7 +97,7 @@ impl Room {
         if let Some(event_id) = missing_in_state {
             return Err(format!("event {event_id} is in a state and not stored"));
         }
-        let elsewhere = commit.out_of_band.iter().filter_map(|(_, row)| row.as_ref());
+        let elsewhere = commit.out_of_band.iter().chain(&commit.joining).filter_map(|(_, row)| row.as_ref());
         let misplaced = elsewhere.map(|row| &row.event).find(|event| event.room_id() != commit.room_id);
         if let Some(event) = misplaced {
             return Err(format!("out-of-band event {} is of another room", event.event_id()));

@@ -15,7 +15,10 @@ use vestibule_protocol::{
     stream::{StreamPosition, TimelineOrder},
 };
 
-use super::{MemoryStorage, kept::Kept};
+use super::{
+    MemoryStorage,
+    kept::{Kept, OutOfBandRows},
+};
 use crate::{
     Read,
     room::{
@@ -182,20 +185,24 @@ impl RoomReader for MemoryStorage {
         after: Option<(&'a RoomId, &'a UserId)>,
         limit: usize,
     ) -> Read<'a, Vec<OutOfBandRow>> {
-        self.read(|kept| {
-            let of_room = kept.out_of_band.iter().filter(|((id, _), _)| room_id.is_none_or(|room_id| *room_id == **id));
-            let asked = of_room.filter(|((id, user_id), _)| after.is_none_or(|after| (&**id, &**user_id) > after));
-            let rows = asked.take(limit).map(|((room_id, user_id), row)| OutOfBandRow {
-                room_id: room_id.clone(),
-                user_id: user_id.clone(),
-                out_of_band: row.clone(),
-            });
-            Ok(rows.collect())
-        })
+        self.read(|kept| Ok(rows_after(&kept.out_of_band, room_id, after, limit)))
     }
 
     fn out_of_band_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>> {
         self.read(|kept| Ok(kept.out_of_band.get(&(room_id.to_owned(), user_id.to_owned())).cloned()))
+    }
+
+    fn joining<'a>(
+        &'a self,
+        room_id: Option<&'a RoomId>,
+        after: Option<(&'a RoomId, &'a UserId)>,
+        limit: usize,
+    ) -> Read<'a, Vec<OutOfBandRow>> {
+        self.read(|kept| Ok(rows_after(&kept.joining, room_id, after, limit)))
+    }
+
+    fn joining_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>> {
+        self.read(|kept| Ok(kept.joining.get(&(room_id.to_owned(), user_id.to_owned())).cloned()))
     }
 
     fn decisions(&self, before: Option<u64>, limit: usize) -> Read<'_, Vec<(u64, Decision)>> {
@@ -226,4 +233,20 @@ fn membership_in(kept: &Kept, user_id: &UserId, room_id: &RoomId) -> Option<User
         position: *position,
         forgotten: kept.forgotten.contains(&key),
     })
+}
+
+fn rows_after(
+    rows: &OutOfBandRows,
+    room_id: Option<&RoomId>,
+    after: Option<(&RoomId, &UserId)>,
+    limit: usize,
+) -> Vec<OutOfBandRow> {
+    let of_room = rows.iter().filter(|((id, _), _)| room_id.is_none_or(|room_id| *room_id == **id));
+    let asked = of_room.filter(|((id, user_id), _)| after.is_none_or(|after| (&**id, &**user_id) > after));
+    let rows = asked.take(limit).map(|((room_id, user_id), row)| OutOfBandRow {
+        room_id: room_id.clone(),
+        user_id: user_id.clone(),
+        out_of_band: row.clone(),
+    });
+    rows.collect()
 }

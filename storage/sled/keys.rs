@@ -51,6 +51,8 @@ pub(crate) enum Table {
     Outbox,
     /// room id, local user → out-of-band membership.
     OutOfBand,
+    /// room id, local user → join that has not ended.
+    Joining,
     /// room id, user, kind, thread → receipt.
     Receipt,
     /// room id, position, user, kind, thread → nothing.
@@ -126,6 +128,7 @@ impl Table {
             Self::OutOfBand => 0x11,
             Self::Receipt => 0x12,
             Self::ReceiptChange => 0x13,
+            Self::Joining => 0x14,
             Self::EduOutbox => 0x18,
             Self::User => 0x20,
             Self::Device => 0x21,
@@ -448,6 +451,7 @@ mod tests {
             (Table::OutOfBand, 0x11),
             (Table::Receipt, 0x12),
             (Table::ReceiptChange, 0x13),
+            (Table::Joining, 0x14),
             (Table::EduOutbox, 0x18),
             (Table::User, 0x20),
             (Table::Device, 0x21),

@@ -247,6 +247,21 @@ impl RoomReader for Rooms {
         })
     }
 
+    fn joining<'a>(
+        &'a self,
+        room_id: Option<&'a RoomId>,
+        after: Option<(&'a RoomId, &'a UserId)>,
+        limit: usize,
+    ) -> Read<'a, Vec<OutOfBandRow>> {
+        self.rows_of_users(Table::Joining, out_of_band_row, (room_id, after, limit))
+    }
+
+    fn joining_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>> {
+        point(&self.views, Subject::room(room_id), move |index| {
+            index.value(&Key::of(Table::Joining).text(room_id.as_str()).last(user_id.as_str()))
+        })
+    }
+
     fn decisions(&self, before: Option<u64>, limit: usize) -> Read<'_, Vec<(u64, Decision)>> {
         scan(&self.views, Subject::EVERYTHING, move |index| {
             let table = Key::of(Table::Decision);

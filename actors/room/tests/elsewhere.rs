@@ -31,9 +31,9 @@ use crate::{
 };
 
 /// Bob's server, which is a world of its own here.
-const PEER: &str = "peer.test";
+pub(super) const PEER: &str = "peer.test";
 /// Another user of Bob's server.
-const BEN: &str = "@ben:peer.test";
+pub(super) const BEN: &str = "@ben:peer.test";
 
 /// Bob's server joins a room of ours, through all of the handshake; what it then has.
 pub(super) async fn join(resident: &World, peer: &World, room: &TestRoom, user_id: &str) -> Arc<Pdu> {

@@ -118,26 +118,9 @@ impl Knocking {
         (this, knock)
     }
 
-    fn invite(&self, event_id: &OwnedEventId) -> CosignedInvite {
-        let object: CanonicalJsonObject =
-            self.resident.stored(&self.room, event_id).unwrap().event.to_object().unwrap();
-        let resident = server(RESIDENT);
-        let peer = server(PEER);
-        let expected = Invitation {
-            version: &self.room.version,
-            room_id: &self.room.room_id,
-            event_id,
-            origin: &resident,
-            our_name: &peer,
-            now: EPOCH,
-        };
-        let shape = InviteShape::parse(object, &expected).unwrap();
-        shape.verify(&public_keys([&*resident])).unwrap().cosign(&identity(&peer)).unwrap()
-    }
-
     async fn receive_invite(&self, event_id: &OwnedEventId) -> Result<(), AskError<InviteRefusal>> {
-        let message =
-            ReceiveInvite { invite: self.invite(event_id), room_version: RoomVersionId::V11, stripped: Vec::new() };
+        let invite = cosigned(&self.resident, &self.room, event_id);
+        let message = ReceiveInvite { invite, room_version: RoomVersionId::V11, stripped: Vec::new() };
         self.peer.rooms.ask_out_of_band(&self.room.room_id, &self.room.version, message).await
     }
 
@@ -181,6 +164,22 @@ impl Knocking {
     fn row(&self) -> Option<OutOfBand> {
         read(self.peer.stores().rooms.out_of_band_of(&user(BOB), &self.room.room_id))
     }
+}
+
+/// An invite of the resident's for a user of Bob's server, with the signatures of both.
+pub(super) fn cosigned(resident: &World, room: &TestRoom, event_id: &OwnedEventId) -> CosignedInvite {
+    let object: CanonicalJsonObject = resident.stored(room, event_id).unwrap().event.to_object().unwrap();
+    let (origin, peer) = (server(RESIDENT), server(PEER));
+    let expected = Invitation {
+        version: &room.version,
+        room_id: &room.room_id,
+        event_id,
+        origin: &origin,
+        our_name: &peer,
+        now: EPOCH,
+    };
+    let shape = InviteShape::parse(object, &expected).unwrap();
+    shape.verify(&public_keys([&*origin])).unwrap().cosign(&identity(&peer)).unwrap()
 }
 
 #[actix::test]

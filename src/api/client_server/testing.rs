@@ -125,6 +125,7 @@ pub fn out_of_band_commit(room_id: &str, user_id: &str, row: OutOfBand, origin: 
         transaction: None,
         outbox: Vec::new(),
         out_of_band: vec![(user_id, Some(row))],
+        joining: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
-use vestibule_actors::JoinAnswer;
+use vestibule_actors::{BeginJoin, EndJoin, JoinAnswer};
 use vestibule_protocol::{
     canonical_json,
     membership::{ImportRefusal, handshake::member_content, template::Template},
@@ -25,13 +25,17 @@ use vestibule_protocol::{
     },
     room_version::RoomVersion,
 };
-use vestibule_storage::room::OutOfBand;
+use vestibule_storage::{
+    error::StorageError,
+    room::{OutOfBand, Progress},
+};
 
 use super::{
     Federation, PerformError,
-    candidates::{CANDIDATES_DEADLINE, Refusals, Wanted},
+    candidates::{CANDIDATES_DEADLINE, CANDIDATES_MAX, Refusals, Wanted},
     flights::Flow,
     overload::Patience,
+    resume::AGAIN_MAX,
 };
 use crate::{
     client::{Limits, RemoteError},
@@ -96,16 +100,32 @@ struct OurJoin {
     authorized_via: Option<OwnedUserId>,
 }
 
+/// How far a join has come.
+#[derive(Default)]
+struct Sending {
+    /// The room's version as far as it is known, once the join is written down.
+    begun: Option<RoomVersion>,
+    /// It was written down by an earlier attempt, which may have been taken.
+    was_interrupted: bool,
+    /// It was written down by this attempt.
+    is_written: bool,
+    /// It may have been taken although nothing came of it here.
+    is_unsure: bool,
+}
+
 impl Federation {
     /// Joins a room through up to five servers, one after the other. The room and the user's membership are durable when it
     /// returns. It goes on when the future is dropped; whoever asks for the same user and room gets the same outcome.
+    ///
+    /// Before it is sent it is written down, and what the user was to the room stands beside it. If it may have been taken
+    /// although nothing came of it here, it is asked for again by and by, and after a restart.
     ///
     /// # Errors
     /// [`PerformError`]: the most telling of the answers.
     pub async fn join(&self, wanted: JoinElsewhere) -> Result<(), PerformError> {
         let key = (wanted.user_id.clone(), wanted.room_id.clone(), Flow::Join);
         let flow = self.clone();
-        self.under_way.flights.run(key, async move { flow.perform_join(wanted).await }).await
+        self.under_way.flights.run(key, async move { flow.perform_join(wanted, 0).await }).await
     }
 
     /// A knock of our user was answered with an invite, which is durable. If it is configured so, the user joins at once, on a
@@ -134,27 +154,120 @@ impl Federation {
         });
     }
 
-    async fn perform_join(&self, wanted: JoinElsewhere) -> Result<(), PerformError> {
-        let standing = self.inner.stores.rooms.out_of_band_of(&wanted.user_id, &wanted.room_id).await;
-        let standing = standing.map_err(|error| PerformError::Storage(error.into()))?;
+    async fn perform_join(&self, wanted: JoinElsewhere, attempt: u32) -> Result<(), PerformError> {
+        let rooms = &self.inner.stores.rooms;
+        let of_storage = |error: StorageError| PerformError::Storage(error.into());
+        let standing = rooms.out_of_band_of(&wanted.user_id, &wanted.room_id).await.map_err(of_storage)?;
+        let before = rooms.joining_of(&wanted.user_id, &wanted.room_id).await.map_err(of_storage)?;
+        let mut sending = Sending {
+            begun: before.as_ref().and_then(|before| RoomVersion::lookup(&before.room_version)),
+            was_interrupted: before.is_some(),
+            ..Sending::default()
+        };
+        let candidates = self.candidates(&wanted.room_id, &wanted.via, standing.as_ref());
+        let outcome = self.join_through_any(&candidates, &wanted, &mut sending).await;
+        if outcome.is_err()
+            && let Some(version) = &sending.begun
+            && (sending.is_unsure || !self.end_join(&wanted.user_id, &wanted.room_id, version).await)
+        {
+            self.go_on((wanted.user_id, wanted.room_id, Flow::Join), attempt.saturating_add(1));
+        }
+        outcome
+    }
+
+    async fn join_through_any(
+        &self,
+        servers: &[OwnedServerName],
+        wanted: &JoinElsewhere,
+        sending: &mut Sending,
+    ) -> Result<(), PerformError> {
         let offered: Vec<RoomVersionId> = RoomVersion::known();
         let deadline = Instant::now() + CANDIDATES_DEADLINE;
         let mut refusals = Refusals::default();
-        for server in self.candidates(&wanted.room_id, &wanted.via, standing.as_ref()) {
-            match self.join_through(&server, &wanted, &offered, deadline).await {
+        for server in servers {
+            match self.join_through(server, wanted, &offered, deadline, sending).await {
                 Ok(()) => return Ok(()),
                 // Ours, and the same with any other server.
-                Err(
-                    error @ (PerformError::BadContent { .. }
-                    | PerformError::TooLarge
-                    | PerformError::Overloaded
-                    | PerformError::Storage(_)
-                    | PerformError::Failed),
-                ) => return Err(error),
-                Err(error) => refusals.note(error),
+                Err(error @ (PerformError::BadContent { .. } | PerformError::TooLarge)) => return Err(error),
+                Err(error @ (PerformError::Overloaded | PerformError::Storage(_) | PerformError::Failed)) => {
+                    sending.is_unsure = true;
+                    return Err(error);
+                }
+                Err(error) => {
+                    // Of what was interrupted only a clear word says that it was not taken.
+                    sending.is_unsure |= sending.was_interrupted && !is_clear(&error);
+                    refusals.note(error);
+                }
             }
         }
         Err(refusals.verdict())
+    }
+
+    /// Goes on with a join that may have been taken: the room's servers give its state again.
+    pub(super) async fn join_again(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+        attempt: u32,
+    ) -> Result<(), PerformError> {
+        let begun = self.inner.stores.rooms.joining_of(user_id, room_id).await;
+        // The user may have joined or left in another way.
+        let Some(join) = begun.map_err(|error| PerformError::Storage(error.into()))? else { return Ok(()) };
+        let account = self.inner.stores.accounts.user(user_id).await;
+        let account = account.map_err(|error| PerformError::Storage(error.into()))?;
+        if attempt > AGAIN_MAX || account.is_some_and(|account| account.is_deactivated) {
+            log::warn!(room_id:%, user_id:%; "join given up: nobody said whether it was taken, or its user is gone");
+            if let Some(version) = RoomVersion::lookup(&join.room_version) {
+                self.end_join(user_id, room_id, &version).await;
+            }
+            return Ok(());
+        }
+        let content = join.event.to_object().ok().and_then(|mut event| event.remove("content"));
+        let content = match content {
+            Some(CanonicalJsonValue::Object(content)) => content,
+            _ => CanonicalJsonObject::new(),
+        };
+        let wanted =
+            JoinElsewhere { user_id: user_id.to_owned(), room_id: room_id.to_owned(), via: join.via.clone(), content };
+        self.perform_join(wanted, attempt).await
+    }
+
+    /// Notes that nothing comes of a join that was begun. Whether that is durable.
+    async fn end_join(&self, user_id: &UserId, room_id: &RoomId, version: &RoomVersion) -> bool {
+        let message = EndJoin { user_id: user_id.to_owned() };
+        let ended = self.inner.rooms.ask_out_of_band(room_id, version, message).await;
+        if let Err(error) = &ended {
+            log::warn!(room_id:%, user_id:%, error:%; "end of a join not noted");
+        }
+        ended.is_ok()
+    }
+
+    /// Writes the join down before the first server gets it.
+    async fn begin_join(
+        &self,
+        server: &ServerName,
+        wanted: &JoinElsewhere,
+        join: &OurJoin,
+        sending: &mut Sending,
+    ) -> Result<(), PerformError> {
+        if sending.is_written {
+            return Ok(());
+        }
+        let others = wanted.via.iter().filter(|other| **other != *server).take(CANDIDATES_MAX).cloned();
+        let intent = OutOfBand {
+            room_version: join.version.id().clone(),
+            membership: MembershipState::Join,
+            progress: Progress::Asking,
+            event: join.event.clone(),
+            stripped: Vec::new(),
+            via: [server.to_owned()].into_iter().chain(others).collect(),
+            since: self.inner.clock.now(),
+        };
+        let begin = BeginJoin { user_id: wanted.user_id.clone(), join: intent };
+        let begun = self.inner.rooms.ask_out_of_band(&wanted.room_id, &join.version, begin).await;
+        begun.map_err(|error| PerformError::of_room(error, |never| match never {}))?;
+        (sending.is_written, sending.begun) = (true, Some(join.version.clone()));
+        Ok(())
     }
 
     async fn join_through(
@@ -163,6 +276,7 @@ impl Federation {
         wanted: &JoinElsewhere,
         offered: &[RoomVersionId],
         deadline: Instant,
+        sending: &mut Sending,
     ) -> Result<(), PerformError> {
         let of =
             Wanted { room_id: &wanted.room_id, user_id: &wanted.user_id, membership: MembershipState::Join, offered };
@@ -170,10 +284,12 @@ impl Federation {
         let join = self.build_join(wanted, template)?;
         let body = serde_json::to_string(&join.object)
             .map_err(|error| PerformError::BadContent { what: error.to_string() })?;
+        self.begin_join(server, wanted, &join, sending).await?;
         let request = endpoints::send_join(&wanted.room_id, join.event.event_id(), body);
         let limits = Limits { reply_bytes_max: SEND_JOIN_REPLY_BYTES_MAX, deadline: SEND_JOIN_DEADLINE };
         let reply = self.inner.client.request(server, request, limits).await.map_err(|error: RemoteError| {
             log::debug!(destination:% = server, room_id:% = wanted.room_id, error:%; "join not taken");
+            sending.is_unsure |= error.may_have_been_done();
             PerformError::of(&error)
         })?;
         let answer = self.read_answer(server, &join, reply.body).await?;
@@ -266,6 +382,17 @@ impl Federation {
         let imported = IMPORT_PATIENCE.ask(|| self.inner.rooms.import_join(room_id, version, answer.clone())).await;
         imported.map_err(|error| PerformError::of_room(error, PerformError::NotImported))
     }
+}
+
+/// Whether the answer says that the user is not let in: of a join that was sent before, too.
+fn is_clear(error: &PerformError) -> bool {
+    matches!(
+        error,
+        PerformError::Refused { .. }
+            | PerformError::NotFound
+            | PerformError::VersionNotKnown { .. }
+            | PerformError::NotImported(_)
+    )
 }
 
 /// Splits an answer into events and judges their format. `None`: it is no such answer.

@@ -3,42 +3,29 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#knocking-upon-a-room>; SPEC 2.12, DESIGN section 5.
 
-use std::time::Duration;
-
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
     ServerName, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use vestibule_actors::{AskError, BeginKnock, KnockOutcome, SettleKnock};
 use vestibule_protocol::{
     membership::handshake::member_content, membership::template::Template, pdu::event_builder::EventDraft,
     room_version::RoomVersion, state::stripped::read_stripped,
 };
-use vestibule_storage::{
-    error::StorageError,
-    room::{OutOfBand, Progress},
-};
+use vestibule_storage::room::{OutOfBand, Progress};
 
 use super::{
     Federation, PerformError,
     candidates::{CANDIDATES_DEADLINE, CANDIDATES_MAX, Refusals, Wanted},
     flights::Flow,
+    resume::AGAIN_MAX,
 };
 use crate::{
     client::{Limits, RemoteError, Reply, SEND_KNOCK_REPLY_BYTES_MAX},
     endpoints,
 };
-
-/// Pause before a knock that may have been taken is sent again; doubles. Ours.
-const AGAIN_PAUSE_MIN: Duration = Duration::from_mins(1);
-
-/// How often such a knock is sent again, over some four hours, before the user may begin anew. Ours.
-const AGAIN_MAX: u32 = 8;
-
-/// Out-of-band memberships read at a time at the start. Ours.
-const ROWS_PER_READ: usize = 500;
 
 /// What a client wants.
 #[derive(Clone, Debug)]
@@ -77,27 +64,6 @@ impl Federation {
         let key = (wanted.user_id.clone(), wanted.room_id.clone(), Flow::Knock);
         let flow = self.clone();
         self.under_way.flights.run(key, async move { flow.perform_knock(wanted).await }).await
-    }
-
-    /// Goes on with the knocks that the last stop interrupted: each is sent again as it is. Returns when all have begun.
-    pub async fn resume(&self) {
-        if let Err(error) = self.resume_knocks().await {
-            log::error!(error:%; "interrupted knocks cannot be read");
-        }
-    }
-
-    async fn resume_knocks(&self) -> Result<(), StorageError> {
-        let mut last: Option<(OwnedRoomId, OwnedUserId)> = None;
-        loop {
-            let after = last.as_ref().map(|(room_id, user_id)| (&**room_id, &**user_id));
-            let rows = self.inner.stores.rooms.out_of_band(None, after, ROWS_PER_READ).await?;
-            let Some(newest) = rows.last() else { return Ok(()) };
-            last = Some((newest.room_id.clone(), newest.user_id.clone()));
-            for row in rows.into_iter().filter(|row| is_intent(&row.out_of_band)) {
-                log::info!(room_id:% = row.room_id, user_id:% = row.user_id; "going on with a knock");
-                self.send_again(row.user_id, row.room_id, 0);
-            }
-        }
     }
 
     async fn perform_knock(&self, wanted: KnockElsewhere) -> Result<(), PerformError> {
@@ -188,13 +154,13 @@ impl Federation {
             }
             Sent::Refused(error) => (KnockOutcome::Refused, Err(error)),
             Sent::Unsure(error) => {
-                self.send_again(user_id.to_owned(), room_id.to_owned(), attempt.saturating_add(1));
+                self.go_on((user_id.to_owned(), room_id.to_owned(), Flow::Knock), attempt.saturating_add(1));
                 return Err(error);
             }
         };
         let settled = self.inner.rooms.ask_out_of_band(room_id, &version, settle(outcome)).await;
         if let Err(error) = settled {
-            self.send_again(user_id.to_owned(), room_id.to_owned(), attempt.saturating_add(1));
+            self.go_on((user_id.to_owned(), room_id.to_owned(), Flow::Knock), attempt.saturating_add(1));
             return Err(PerformError::of_room(error, PerformError::NotBegun));
         }
         told
@@ -267,28 +233,13 @@ impl Federation {
         self.verify_stripped(read_stripped(entries, room_id, version), version).await
     }
 
-    /// Sends a knock again that may have been taken, on a task of its own: now, or after a pause when it failed before.
-    fn send_again(&self, user_id: OwnedUserId, room_id: OwnedRoomId, attempt: u32) {
-        let key = (user_id.clone(), room_id.clone(), Flow::Knock);
-        let Some(waiting) = self.under_way.repeats.begin(key.clone()) else {
-            return;
-        };
-        let flow = self.clone();
-        tokio::spawn(async move {
-            if attempt > 0 {
-                sleep(AGAIN_PAUSE_MIN.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)))).await;
-            }
-            // From now on the next one may wait.
-            drop(waiting);
-            let flights = flow.under_way.flights.clone();
-            let outcome = flights.run(key, async move { flow.knock_again(&user_id, &room_id, attempt).await }).await;
-            if let Err(error) = outcome {
-                log::debug!(attempt, error:%; "an interrupted knock did not get through");
-            }
-        });
-    }
-
-    async fn knock_again(&self, user_id: &UserId, room_id: &RoomId, attempt: u32) -> Result<(), PerformError> {
+    /// Sends a knock again that may have been taken.
+    pub(super) async fn knock_again(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+        attempt: u32,
+    ) -> Result<(), PerformError> {
         let standing = self.inner.stores.rooms.out_of_band_of(user_id, room_id).await;
         let standing = standing.map_err(|error| PerformError::Storage(error.into()))?;
         // An invite, a denial or another attempt may have come first.
@@ -313,6 +264,6 @@ impl Federation {
     }
 }
 
-fn is_intent(standing: &OutOfBand) -> bool {
+pub(super) fn is_intent(standing: &OutOfBand) -> bool {
     standing.progress == Progress::Asking && standing.membership == MembershipState::Knock
 }

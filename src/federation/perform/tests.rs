@@ -1,3 +1,4 @@
+mod interrupted_joins;
 mod joins;
 mod knocks;
 mod leaves;

@@ -88,6 +88,8 @@ pub(super) enum ElsewhereStep {
     Invite,
     Leave,
     End,
+    BeginJoin,
+    EndJoin,
     Join,
 }
 
@@ -168,6 +170,8 @@ fn elsewhere_step() -> impl Strategy<Value = ElsewhereStep> {
         2 => Just(ElsewhereStep::Invite),
         2 => Just(ElsewhereStep::Leave),
         1 => Just(ElsewhereStep::End),
+        2 => Just(ElsewhereStep::BeginJoin),
+        1 => Just(ElsewhereStep::EndJoin),
         1 => Just(ElsewhereStep::Join),
     ]
 }

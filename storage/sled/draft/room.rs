@@ -48,11 +48,13 @@ impl Draft<'_> {
         for row in commit.memberships.iter().filter(|row| row.is_local) {
             self.membership(row, commit, room_number)?;
         }
-        for (user_id, row) in &commit.out_of_band {
-            let key = Key::of(Table::OutOfBand).text(commit.room_id.as_str()).last(user_id.as_str());
-            match row {
-                Some(row) => self.put(key, row),
-                None => self.delete(key),
+        for (table, rows) in [(Table::OutOfBand, &commit.out_of_band), (Table::Joining, &commit.joining)] {
+            for (user_id, row) in rows {
+                let key = Key::of(table).text(commit.room_id.as_str()).last(user_id.as_str());
+                match row {
+                    Some(row) => self.put(key, row),
+                    None => self.delete(key),
+                }
             }
         }
         self.decisions(commit)?;

@@ -70,6 +70,9 @@ fn what_others_must_hear_is_there_after_a_kill_and_from_a_checkpoint() {
     }
     commit(&opened.stores, elsewhere.out_of_band(&carol, MembershipState::Invite, Progress::Settled)).unwrap();
     commit(&opened.stores, elsewhere.leave_out_of_band(&bob)).unwrap();
+    commit(&opened.stores, elsewhere.begin_join(&carol)).unwrap();
+    commit(&opened.stores, elsewhere.begin_join(&bob)).unwrap();
+    commit(&opened.stores, elsewhere.end_join(&bob)).unwrap();
     let questions = Questions::of_rooms([&here, &elsewhere]);
     let expected = block_on(survey(&opened.stores, &questions));
 
