@@ -79,16 +79,22 @@ pub fn read<T>(read: Read<'_, T>) -> T {
     read.now_or_never().expect("the store in memory answers at once").expect("no fault was asked for")
 }
 
-/// A clock that stands still until it is set.
+/// A clock that stands still until it is set, or goes on by a step whenever it is looked at.
 #[derive(Debug)]
 pub struct ManualClock {
     times: Mutex<(UnixMillis, Duration)>,
+    step: Mutex<Duration>,
 }
 
 impl ManualClock {
     /// Shows that wall-clock time.
     pub fn at(now: UnixMillis) -> Self {
-        Self { times: Mutex::new((now, Duration::ZERO)) }
+        Self { times: Mutex::new((now, Duration::ZERO)), step: Mutex::new(Duration::ZERO) }
+    }
+
+    /// From now on no two looks at the wall clock show the same time: it goes on by `step` after each.
+    pub fn step_by(&self, step: Duration) {
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = step;
     }
 
     /// Lets both times go on.
@@ -109,7 +115,11 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> UnixMillis {
-        self.lock().0
+        let step = *self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut times = self.lock();
+        let now = times.0;
+        times.0 = now.plus(step);
+        now
     }
 
     fn monotonic(&self) -> Duration {

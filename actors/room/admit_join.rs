@@ -63,8 +63,12 @@ impl RoomMessage for AdmitJoin {
             authorize_by_state(&version, event, state)
                 .map_err(|refusal| JoinRefusal::NotAuthorized { reason: refusal.reason })
         });
-        let judged = judged.and_then(|before| Ok((before, room.pass_incoming(event, lookups)?)));
-        let (before, event) = match judged {
+        let judged = judged.and_then(|before| {
+            let event = room.pass_incoming(event, lookups)?;
+            let placement = room.place_at_door(&event, &before)?;
+            Ok((before, event, placement))
+        });
+        let (before, event, placement) = match judged {
             Ok(passed) => passed,
             Err(IncomingStop::Need(need)) => return Turn::Need(need),
             Err(IncomingStop::Refused(refusal)) => return refuse(refusal),
@@ -77,10 +81,6 @@ impl RoomMessage for AdmitJoin {
             Err(IncomingStop::UnknownAuthEvents(event_ids)) => {
                 return refuse(JoinRefusal::UnknownAuthEvents { event_ids });
             }
-        };
-        let placement = match room.place_incoming(&event, &before) {
-            Ok(placement) => placement,
-            Err(need) => return Turn::Need(need),
         };
         let mut change = RoomChange::default();
         let state_before = before.version();

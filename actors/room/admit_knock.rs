@@ -109,7 +109,7 @@ impl AdmitKnock {
         let event = room.pass_incoming(event, lookups).map_err(stop_of)?;
         let event = &event;
         // Before the token is taken: a turn that must run again takes it only in its last run.
-        let placement = room.place_incoming(event, &before).map_err(Stop::Need)?;
+        let placement = room.place_at_door(event, &before).map_err(stop_of)?;
         if let Some(limits) = &room.context.limits {
             limits.take(room.room_id(), event.sender(), &source, room.context.clock.monotonic())?;
         }

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use ruma::{EventId, OwnedEventId};
 use vestibule_protocol::{
     auth::{NotAuthorized, authorize_by_shape},
+    membership::OVERTAKEN,
     pdu::{Pdu, Standing},
     room_graph::{CurrentAfter, Placement, StateBefore, StateNode},
     state::{StateMap, StateVersion},
@@ -151,6 +152,22 @@ impl Room {
             PolicyStop::Need(need) => IncomingStop::Need(need),
             PolicyStop::Refused(reason) => IncomingStop::NotAuthorized(NotAuthorized { reason }),
         })
+    }
+
+    /// As [`Self::place_incoming`], for a knock or a join: an answer of 200 says that the user now knocks or is in. Whoever is
+    /// refused because the event came too late can ask for a new template. A leave is taken all the same: it may cross an
+    /// invite, and every server knows which of the two stands.
+    pub(super) fn place_at_door<F>(
+        &self,
+        event: &Arc<Pdu>,
+        before: &Arc<StateNode>,
+    ) -> Result<Placement, IncomingStop<F>> {
+        let placement = self.place_incoming(event, before).map_err(IncomingStop::Need)?;
+        if placement.keeps(event) {
+            Ok(placement)
+        } else {
+            Err(IncomingStop::NotAuthorized(NotAuthorized { reason: OVERTAKEN.to_owned() }))
+        }
     }
 
     /// What becomes of the current state with a judged event.

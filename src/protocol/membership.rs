@@ -19,6 +19,10 @@ use thiserror::Error;
 
 use crate::clock::UnixMillis;
 
+/// The reason of a `NotAuthorized` for a member event whose template is older than what stands in its place: every state
+/// allows it, and the room's state after it would not hold it.
+pub const OVERTAKEN: &str = "it was made before something that stands in its place";
+
 /// Why the body of a `send_knock`, `send_leave` or `send_join` is refused before the room is asked.
 ///
 /// Source of order and statuses: SPEC 2.6.

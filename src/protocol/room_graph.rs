@@ -113,6 +113,17 @@ pub struct Placement {
     state: NewCurrent,
 }
 
+impl Placement {
+    /// Whether the room's state after it holds the event. A resolution may decide for another in its place: for one that is
+    /// newer than an event from an old template.
+    pub fn keeps(&self, event: &Pdu) -> bool {
+        let (NewCurrent::Resolved(node), Some((kind, state_key))) = (&self.state, event.state_entry()) else {
+            return true;
+        };
+        node.state().get(&kind, &state_key).is_some_and(|standing| standing.event_id() == event.event_id())
+    }
+}
+
 #[derive(Clone, Debug)]
 enum NewCurrent {
     Linear,

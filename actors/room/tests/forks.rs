@@ -13,7 +13,7 @@ use vestibule_protocol::{
     clock::Clock,
     fixture::{ALICE, BOB, CAROL, EVE},
     membership::{
-        KnockRefusal,
+        KnockRefusal, OVERTAKEN,
         change::MembershipChange::{Ban, Invite, Join, Kick},
     },
 };
@@ -299,4 +299,28 @@ async fn turn_that_resumes_on_failed_ground_is_not_acknowledged() {
     agrees_with_storage(&world, &room).await;
     world.send(&room, event(ALICE, "m.room.topic", Some(""), json!({ "topic": "t" }))).await.unwrap();
     agrees_with_storage(&world, &room).await;
+}
+
+/// Found by `cargo xtask prove linear --seed 1`: the second knock was answered 200, and the state held the leave.
+#[actix::test]
+async fn knock_that_a_newer_leave_stands_in_place_of_is_refused_and_not_kept() {
+    let world = World::new();
+    world.clock.step_by(Duration::from_millis(1));
+    let room = world.knockable(RoomVersionId::V10).await;
+    let (first, second) = (world.template(&room, BOB).await, world.template(&room, BOB).await);
+    world.admit(&room, room.signed_knock(&first, BOB, "first")).await.unwrap();
+    world.leave(&room, BOB).await;
+    let second = room.signed_knock(&second, BOB, "second");
+    let event_id = second.pdu().event_id().to_owned();
+
+    let refused = world.admit(&room, second).await.unwrap_err();
+    assert!(
+        matches!(&refused, AskError::Refused(KnockRefusal::NotAuthorized { reason }) if reason == OVERTAKEN),
+        "{refused:?}"
+    );
+    assert_eq!(world.membership(&room, BOB), MembershipState::Leave);
+    assert!(world.stored(&room, &event_id).is_none());
+    agrees_with_storage(&world, &room).await;
+    world.knock(&room, BOB).await;
+    assert_eq!(world.membership(&room, BOB), MembershipState::Knock);
 }

@@ -6,11 +6,20 @@ pub mod crash;
 pub mod drain;
 pub mod faults;
 pub mod images;
+pub mod linear;
 pub mod oracle;
 pub mod syncorder;
 
 use crate::proof::Proof;
 
 /// All proofs, in the order they run.
-pub const PROOFS: &[&Proof] =
-    &[&oracle::PROOF, &images::PROOF, &crash::PROOF, &syncorder::PROOF, &faults::PROOF, &drain::PROOF, &backup::PROOF];
+pub const PROOFS: &[&Proof] = &[
+    &oracle::PROOF,
+    &linear::PROOF,
+    &images::PROOF,
+    &crash::PROOF,
+    &syncorder::PROOF,
+    &faults::PROOF,
+    &drain::PROOF,
+    &backup::PROOF,
+];
