@@ -209,6 +209,26 @@ def killed_while_asking(pair: Pair, version: str) -> None:
             was_told(pair, sam, room_id, olga, "leave", None)
 
 
+def killed_while_joining(pair: Pair, version: str) -> None:
+    """The server of whoever joins dies with the join, or with the answer to it, on its way."""
+    with pair.relays() as (in_front_of_north, _):
+        for when, arrange in (("before send_join", in_front_of_north.before),
+                              ("before its answer", in_front_of_north.after)):
+            olga, sam = pair.owner(), pair.visitor()
+            room_id = pair.room(olga, version, "public")
+            arrange("/send_join/", pair.south.kill)
+            with ThreadPoolExecutor(1) as pool:
+                joining = pool.submit(sam.join, room_id)
+                pair.check(joining.exception() is not None,
+                           f"{sam.user_id} joins, and {when} his server is killed")
+            pair.south.start()
+            pair.check(sam.finds(room_id, "join") and olga.sees(room_id, sam.user_id, "join"),
+                       "it is started again and goes on: both see that he is in the room",
+                       sam.view(room_id).sections)
+            said = sam.say(room_id, "Here I am")
+            pair.check(olga.reads(room_id, said), "and Olga reads what he says")
+
+
 def burst(pair: Pair, version: str) -> None:
     """More knocks at once than the default rates let through do not hold up what is said."""
     with pair.north.restarted_with(DEFAULT_RATES), pair.south.restarted_with(OWN_RATES):
@@ -293,7 +313,7 @@ def _at_once(pair: Pair, what: str, act: Callable[[], object]) -> None:
 
 SCENARIOS = (accepted_while_away, denied_while_away, banned_while_away, retracted_while_away,
              said_while_away, overtaken, lost_answers, killed_while_asking, burst,
-             joined_at_once, crossing)
+             joined_at_once, crossing, killed_while_joining)
 
 
 def tell(pair: Pair, scenario: Callable[[Pair, str], None]) -> None:
