@@ -76,7 +76,10 @@ pub(crate) async fn load(
         snapshot.next_arrival,
     );
     for (row, stored) in snapshot.extremities {
-        let state = state_at(&context, room_id, stored.state_before, &current).await?.unwrap_or_default();
+        let state = state_at(&context, room_id, stored.state_before, &current).await?.ok_or_else(|| {
+            // As an empty one it would say that nobody is in the room.
+            StorageError::Corrupt { what: format!("state {} of {room_id} is missing", stored.state_before.0) }
+        })?;
         let before = if stored.state_before == current.version() {
             current.clone()
         } else {
