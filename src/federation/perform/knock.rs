@@ -75,7 +75,7 @@ impl Federation {
         if let Some(intent) = standing.filter(is_intent) {
             // It may have been taken already; another one would be refused then, or stand beside it.
             let servers = candidates;
-            return self.finish_knock(&user_id, &room_id, &intent, &servers, deadline, 0).await;
+            return self.finish_knock(&user_id, &room_id, &intent, &servers, deadline, Some(0)).await;
         }
         let (server, template) = self.knock_template(&user_id, &room_id, &candidates, deadline).await?;
         let draft = EventDraft {
@@ -103,7 +103,7 @@ impl Federation {
         let begin = BeginKnock { user_id: user_id.clone(), out_of_band: intent.clone() };
         let begun = self.inner.rooms.ask_out_of_band(&room_id, &version, begin).await;
         begun.map_err(|error| PerformError::of_room(error, PerformError::NotBegun))?;
-        self.finish_knock(&user_id, &room_id, &intent, &via, deadline, 0).await
+        self.finish_knock(&user_id, &room_id, &intent, &via, deadline, None).await
     }
 
     /// A template that we would sign for, from the first server that gives one.
@@ -130,7 +130,8 @@ impl Federation {
         Err(refusals.verdict())
     }
 
-    /// Sends a knock that is written down, and writes down how it ended.
+    /// Sends a knock that is written down, and writes down how it ended. `repeat` counts the attempts after a first one of which
+    /// nobody knows how it ended.
     async fn finish_knock(
         &self,
         user_id: &UserId,
@@ -138,14 +139,18 @@ impl Federation {
         knock: &OutOfBand,
         servers: &[OwnedServerName],
         deadline: Instant,
-        attempt: u32,
+        repeat: Option<u32>,
     ) -> Result<(), PerformError> {
+        let go_on = || {
+            let next = repeat.unwrap_or(0).saturating_add(1);
+            self.go_on((user_id.to_owned(), room_id.to_owned(), Flow::Knock), next);
+        };
         let Some(version) = RoomVersion::lookup(&knock.room_version) else {
             return Err(PerformError::VersionNotKnown { room_version: Some(knock.room_version.clone()) });
         };
         let event_id = knock.event.event_id().to_owned();
         let settle = |outcome| SettleKnock { user_id: user_id.to_owned(), event_id: event_id.clone(), outcome };
-        let (outcome, told) = match self.send_knock(room_id, knock, servers, deadline).await {
+        let (outcome, told) = match self.send_knock(room_id, knock, servers, deadline, repeat.is_some()).await {
             Sent::By(server, reply) => {
                 let stripped = self.shown(reply.as_ref(), room_id, &version).await;
                 let others = knock.via.iter().filter(|other| **other != server).take(CANDIDATES_MAX).cloned();
@@ -154,13 +159,13 @@ impl Federation {
             }
             Sent::Refused(error) => (KnockOutcome::Refused, Err(error)),
             Sent::Unsure(error) => {
-                self.go_on((user_id.to_owned(), room_id.to_owned(), Flow::Knock), attempt.saturating_add(1));
+                go_on();
                 return Err(error);
             }
         };
         let settled = self.inner.rooms.ask_out_of_band(room_id, &version, settle(outcome)).await;
         if let Err(error) = settled {
-            self.go_on((user_id.to_owned(), room_id.to_owned(), Flow::Knock), attempt.saturating_add(1));
+            go_on();
             return Err(PerformError::of_room(error, PerformError::NotBegun));
         }
         told
@@ -173,6 +178,7 @@ impl Federation {
         knock: &OutOfBand,
         servers: &[OwnedServerName],
         deadline: Instant,
+        is_repeat: bool,
     ) -> Sent {
         let mut refusals = Refusals::default();
         let mut may_have_been_taken = false;
@@ -188,12 +194,14 @@ impl Federation {
                     let is_final = !may_have_been_taken && error.is_about_the_request();
                     refusals.note(PerformError::of(&error));
                     if is_final {
-                        break;
+                        return Sent::Refused(refusals.verdict());
                     }
                 }
             }
         }
-        if may_have_been_taken { Sent::Unsure(refusals.verdict()) } else { Sent::Refused(refusals.verdict()) }
+        // That nobody can be reached says nothing of the attempt before.
+        let is_unsure = may_have_been_taken || is_repeat;
+        if is_unsure { Sent::Unsure(refusals.verdict()) } else { Sent::Refused(refusals.verdict()) }
     }
 
     async fn send_knock_to(
@@ -249,7 +257,7 @@ impl Federation {
             return self.give_up(user_id, room_id, &knock).await;
         }
         let deadline = Instant::now() + CANDIDATES_DEADLINE;
-        self.finish_knock(user_id, room_id, &knock, &knock.via, deadline, attempt).await
+        self.finish_knock(user_id, room_id, &knock, &knock.via, deadline, Some(attempt)).await
     }
 
     async fn give_up(&self, user_id: &UserId, room_id: &RoomId, knock: &OutOfBand) -> Result<(), PerformError> {

@@ -297,6 +297,39 @@ fn a_knock_that_may_have_been_taken_is_sent_again_with_the_same_id_also_after_a_
 }
 
 #[test]
+fn a_knock_that_may_have_been_taken_waits_until_somebody_can_be_reached() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let honest = resident.answering();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                let (answer, is_knock) = (honest(sent), sent.target.contains("send_knock"));
+                Box::pin(async move {
+                    let answer = answer.await;
+                    if is_knock { Err(EgressError::Timeout) } else { answer }
+                })
+            }),
+            resident.clock(),
+        );
+        us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap_err();
+        assert_eq!(resident.world.pending(&resident.room).len(), 1, "it was taken, and nobody told us");
+        let unreachable =
+            Peers::slow(|_| Box::pin(async { Err(EgressError::Connect { detail: "refused".to_owned() }) }));
+        let away = us.restarted(unreachable, resident.clock());
+        away.federation.resume().await;
+        until("it is sent again", || !away.sent("send_knock").is_empty()).await;
+        settle().await;
+        assert_eq!(away.out_of_band(&resident.room_id()).unwrap().progress, Progress::Asking);
+        let next = away.restarted(Peers::slow(resident.answering()), resident.clock());
+        next.federation.resume().await;
+        until("the knock is settled", || {
+            next.out_of_band(&resident.room_id()).is_some_and(|knock| knock.progress == Progress::Settled)
+        })
+        .await;
+    });
+}
+
+#[test]
 fn those_who_want_the_same_share_one_knock_and_hanging_up_ends_nothing() {
     on_paused_time(async || {
         let resident = Resident::new(RoomVersionId::V11, "knock").await;
