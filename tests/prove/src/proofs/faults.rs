@@ -6,6 +6,7 @@
 //! answered and everything must be readable; how long it lasts makes no difference, since the engine has no clock.
 
 use std::{
+    collections::BTreeMap,
     panic,
     path::{Path, PathBuf},
     sync::{
@@ -89,32 +90,29 @@ fn fail_each(settings: &Settings, panics: &AtomicU64) -> Outcome {
     let first = usize::try_from(settings.seed % step).unwrap_or(0);
     let chosen: Vec<Trouble> = all.into_iter().skip(first).step_by(usize::try_from(step).unwrap_or(1)).collect();
     let next = AtomicU64::new(0);
-    let came_to: Mutex<(Vec<(u64, Option<String>)>, u64, u64)> = Mutex::default();
+    let came_to: Mutex<BTreeMap<u64, Result<Done, String>>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::SeqCst);
                     let Some(trouble) = chosen.get(usize::try_from(number).unwrap_or(usize::MAX)) else { return };
-                    let seen = errand(*trouble, settings);
-                    let mut came_to = came_to.lock().unwrap_or_else(PoisonError::into_inner);
-                    match seen {
-                        Ok(done) => {
-                            came_to.1 += done.acknowledged;
-                            came_to.2 += done.failed;
-                            came_to.0.push((number, None));
-                        }
-                        Err(miss) => came_to.0.push((number, Some(format!("{trouble:?}: {miss}")))),
-                    }
+                    let seen = errand(*trouble, settings).map_err(|miss| format!("{trouble:?}: {miss}"));
+                    came_to.lock().unwrap_or_else(PoisonError::into_inner).insert(number, seen);
                 }
             });
         }
     });
-    let (mut results, acknowledged, failed) = came_to.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|(number, _)| *number);
-    for (_, miss) in results {
+    let (mut acknowledged, mut failed) = (0, 0);
+    for seen in came_to.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
         outcome.case();
-        miss.into_iter().for_each(|miss| outcome.miss(miss));
+        match seen {
+            Ok(done) => {
+                acknowledged += done.acknowledged;
+                failed += done.failed;
+            }
+            Err(miss) => outcome.miss(miss),
+        }
     }
     let panics = panics.load(Ordering::SeqCst);
     if panics > 0 {
