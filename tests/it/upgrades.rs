@@ -1,7 +1,10 @@
 //! Rooms that are replaced by rooms of another version.
 //! May not: take the answer's word for it; both rooms are looked at as their members see them.
 
-use std::{io::Write as _, net::TcpStream};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
 use serde_json::{Value, json};
 
@@ -17,6 +20,21 @@ fn try_upgrade(user: &User, room_id: &str, body: Value) -> crate::support::Answe
 fn upgrade(user: &User, room_id: &str, new_version: &str) -> String {
     let answer = try_upgrade(user, room_id, json!({ "new_version": new_version })).ok();
     answer["replacement_room"].as_str().unwrap().to_owned()
+}
+
+/// Asks for an upgrade to version 12 behind another question, without waiting for either answer.
+fn ask_for_upgrade(server: &TestServer, user: &User, room_id: &str) -> TcpStream {
+    let requests = format!(
+        "GET /_matrix/client/versions HTTP/1.1\r\nHost: x\r\n\r\n\
+         POST /_matrix/client/v3/rooms/{}/upgrade HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{}",
+        encoded(room_id),
+        user.token,
+        r#"{"new_version":"12"}"#
+    );
+    let mut connection = TcpStream::connect(server.client().address).unwrap();
+    connection.write_all(requests.as_bytes()).unwrap();
+    connection
 }
 
 /// The state that a room has for that type. `None`: none.
@@ -252,19 +270,13 @@ fn who_hangs_up_has_replaced_the_room_all_the_same() {
         let ban = json!({ "user_id": format!("@spammer{number}:evil.test"), "reason": "spam" });
         owner.in_room(&room_id, "ban", ban);
     }
-    // Many of the same at once, and nobody reads an answer.
-    let request = format!(
-        "POST /_matrix/client/v3/rooms/{}/upgrade HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
-         Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{}",
-        encoded(&room_id),
-        owner.token,
-        r#"{"new_version":"12"}"#
-    );
-    for _ in 0..4 {
-        let mut connection = TcpStream::connect(server.client().address).unwrap();
-        connection.write_all(request.as_bytes()).unwrap();
-    }
-    let tombstone = until("the room is replaced", || state_of(&owner, &room_id, "m.room.tombstone"));
+    let tombstone = until("the room is replaced", || {
+        let mut connection = ask_for_upgrade(&server, &owner, &room_id);
+        // What is closed with an answer in it that was not read is broken off, which the other side hears at once.
+        connection.read_exact(&mut [0]).unwrap();
+        drop(connection);
+        state_of(&owner, &room_id, "m.room.tombstone")
+    });
     let new_room = upgrade(&owner, &room_id, "12");
     assert_eq!(tombstone["replacement_room"], json!(new_room));
     assert_eq!(server.totals()["rooms_stored"], 2);
@@ -272,6 +284,51 @@ fn who_hangs_up_has_replaced_the_room_all_the_same() {
     server.restart();
     assert_eq!(users_with(&owner, &new_room, "ban").len(), 300);
     assert_eq!(upgrade(&owner, &room_id, "12"), new_room);
+}
+
+#[test]
+fn a_program_that_ends_in_the_middle_has_replaced_the_room_or_not() {
+    type IsThere<'a> = &'a dyn Fn(&TestServer, u64, &str) -> bool;
+    let mut server = TestServer::started();
+    let owner = server.register("owner");
+    let is_stored =
+        |server: &TestServer, before: u64, _: &str| server.totals()["rooms_stored"].as_u64().unwrap() > before;
+    let is_replaced = |_: &TestServer, _: u64, room_id: &str| state_of(&owner, room_id, "m.room.tombstone").is_some();
+    let moments: [(&str, IsThere<'_>); 2] =
+        [("the new room is stored", &is_stored), ("the tombstone stands", &is_replaced)];
+    for (number, (moment, is_there)) in moments.into_iter().enumerate() {
+        let name = format!("otters{number}");
+        let alias = format!("/directory/room/{}", encoded(&format!("#{name}:vestibule.test")));
+        let room_id = owner.create_room(json!({
+            "preset": "public_chat", "visibility": "public", "room_version": "11", "room_alias_name": name,
+        }));
+        owner.about(&room_id, "ban", "@spammer:evil.test");
+        let before = server.totals()["rooms_stored"].as_u64().unwrap();
+        let asking = ask_for_upgrade(&server, &owner, &room_id);
+        until(moment, || is_there(&server, before, &room_id).then_some(()));
+        server.kill();
+        drop(asking);
+        server.restart();
+        let first = state_of(&owner, &room_id, "m.room.tombstone").map(|content| content["replacement_room"].clone());
+        match &first {
+            Some(new_room) => {
+                let new_room = new_room.as_str().unwrap();
+                assert_eq!(users_with(&owner, new_room, "ban"), ["@spammer:evil.test"], "{moment}");
+            }
+            None => {
+                assert_eq!(owner.get(&alias)["room_id"], json!(room_id), "{moment}");
+                assert_eq!(state_of(&owner, &room_id, "m.room.power_levels").unwrap()["events_default"], 0, "{moment}");
+            }
+        }
+        let new_room = json!(upgrade(&owner, &room_id, "12"));
+        assert_eq!(first.unwrap_or_else(|| new_room.clone()), new_room, "{moment}");
+        assert_eq!(state_of(&owner, &room_id, "m.room.tombstone").unwrap()["replacement_room"], new_room, "{moment}");
+        assert_eq!(owner.get(&alias)["room_id"], new_room, "{moment}");
+        let visibility =
+            |room_id: &str| owner.get(&format!("/directory/list/room/{}", encoded(room_id)))["visibility"].clone();
+        assert_eq!((visibility(&room_id), visibility(new_room.as_str().unwrap())), (json!("private"), json!("public")));
+        assert_eq!(state_of(&owner, &room_id, "m.room.power_levels").unwrap()["events_default"], 50, "{moment}");
+    }
 }
 
 #[test]
