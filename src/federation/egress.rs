@@ -164,7 +164,9 @@ impl Egress {
         if announced.is_some_and(|length| length > reply_bytes_max) {
             return Err(too_large);
         }
-        let mut collected = Pieces::default();
+        // What is announced has its place at once, and is touched only as it comes.
+        let mut collected =
+            Pieces { last: BytesMut::with_capacity(announced.unwrap_or_default()), ..Pieces::default() };
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| EgressError::Broken { detail: error.to_string() })?;
             let Ok(data) = frame.into_data() else {
@@ -204,7 +206,7 @@ struct Pieces {
 
 impl Pieces {
     fn push(&mut self, data: &[u8]) {
-        if self.last.len().saturating_add(data.len()) > PIECE_BYTES {
+        if self.last.len().saturating_add(data.len()) > PIECE_BYTES.max(self.last.capacity()) {
             self.full.push(mem::take(&mut self.last));
         }
         self.last.extend_from_slice(data);

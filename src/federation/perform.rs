@@ -6,6 +6,7 @@ mod alias;
 mod backfill;
 mod candidates;
 pub mod edus;
+mod event_lists;
 mod flights;
 mod join;
 mod knock;
@@ -34,10 +35,10 @@ use vestibule_protocol::{
 use vestibule_storage::commit::{CommitError, Stores};
 
 pub use self::{
-    across_gap::STATE_IDS_MAX,
     alias::{ALIAS_SERVERS_MAX, ResolvedAlias},
     backfill::HISTORY_EVENTS_MAX,
     candidates::{CANDIDATES_DEADLINE, CANDIDATES_MAX},
+    event_lists::STATE_EVENTS_MAX,
     join::{JoinElsewhere, SEND_JOIN_DEADLINE, SEND_JOIN_REPLY_BYTES_MAX},
     knock::KnockElsewhere,
     missing_events::{MISSING_AUTH_EVENTS_MAX, MISSING_DEADLINE, MISSING_EVENTS_PER_REQUEST, MISSING_ROUNDS_MAX},

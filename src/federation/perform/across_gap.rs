@@ -13,7 +13,6 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 use vestibule_actors::{AskError, ReceiveAcrossGap, ReceiveOutliers, StateAcross};
 use vestibule_protocol::{
-    canonical_json,
     membership::ReceiveRefusal,
     pdu::checks::{ShapedPdu, VerifiedPdu},
     room_version::RoomVersion,
@@ -22,13 +21,11 @@ use vestibule_storage::error::StorageError;
 
 use super::{
     Federation,
+    event_lists::{EventList, STATE_EVENTS_MAX, read_event},
     missing_events::{Gap, oldest_first},
     receive::{Asked, PATIENCE},
 };
 use crate::{client::Limits, endpoints};
-
-/// Event ids of a state and of what authorizes it. Ours: a room of a hundred thousand members.
-pub const STATE_IDS_MAX: usize = 200_000;
 
 /// Bytes of an answer with such ids.
 const STATE_IDS_REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -50,16 +47,16 @@ const EVENTS_AT_A_TIME: usize = 500;
 
 #[derive(Deserialize)]
 struct StateIds {
-    pdu_ids: Vec<OwnedEventId>,
-    auth_chain_ids: Vec<OwnedEventId>,
+    pdu_ids: EventList<OwnedEventId>,
+    auth_chain_ids: EventList<OwnedEventId>,
 }
 
 #[derive(Deserialize)]
 struct State<'a> {
     #[serde(borrow)]
-    pdus: Vec<&'a RawValue>,
+    pdus: EventList<&'a RawValue>,
     #[serde(borrow)]
-    auth_chain: Vec<&'a RawValue>,
+    auth_chain: EventList<&'a RawValue>,
 }
 
 impl Federation {
@@ -96,8 +93,10 @@ impl Federation {
         let told = reply.and_then(|reply| reply.json::<StateIds>()).map_err(|error| {
             log::debug!(destination:% = gap.origin, room_id:% = gap.room_id, error:%; "state not told");
         });
-        let Ok(StateIds { pdu_ids, auth_chain_ids }) = told else { return Ok(None) };
-        if pdu_ids.len().saturating_add(auth_chain_ids.len()) > STATE_IDS_MAX {
+        let Ok(StateIds { pdu_ids: EventList(pdu_ids), auth_chain_ids: EventList(auth_chain_ids) }) = told else {
+            return Ok(None);
+        };
+        if pdu_ids.len().saturating_add(auth_chain_ids.len()) > STATE_EVENTS_MAX {
             return Ok(None);
         }
         let announced: BTreeSet<OwnedEventId> =
@@ -188,9 +187,8 @@ pub(super) fn of_storage(error: StorageError) -> AskError<ReceiveRefusal> {
 fn shape(body: &Bytes, version: &RoomVersion, mut wanted: BTreeSet<OwnedEventId>) -> Option<Vec<ShapedPdu>> {
     let answer: State<'_> = serde_json::from_slice(body).ok()?;
     let mut events = Vec::new();
-    for text in answer.auth_chain.into_iter().chain(answer.pdus) {
-        let Ok(object) = canonical_json::parse_object(text.get().as_bytes()) else { continue };
-        let Ok(shaped) = ShapedPdu::parse(object, version) else { continue };
+    for text in answer.auth_chain.0.into_iter().chain(answer.pdus.0) {
+        let Some(shaped) = read_event(text, version) else { continue };
         if wanted.remove(shaped.pdu().event_id()) {
             events.push(shaped);
         }

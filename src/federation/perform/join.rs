@@ -16,7 +16,6 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use vestibule_actors::{BeginJoin, EndJoin, JoinAnswer};
 use vestibule_protocol::{
-    canonical_json,
     membership::{ImportRefusal, handshake::member_content, template::Template},
     pdu::{
         Pdu,
@@ -33,6 +32,7 @@ use vestibule_storage::{
 use super::{
     Federation, PerformError,
     candidates::{CANDIDATES_DEADLINE, CANDIDATES_MAX, Refusals, Wanted},
+    event_lists::{EventList, read_event},
     flights::Flow,
     overload::Patience,
     resume::AGAIN_MAX,
@@ -71,9 +71,9 @@ pub struct JoinElsewhere {
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow)]
-    state: Vec<&'a RawValue>,
+    state: EventList<&'a RawValue>,
     #[serde(borrow)]
-    auth_chain: Vec<&'a RawValue>,
+    auth_chain: EventList<&'a RawValue>,
     #[serde(borrow, default)]
     event: Option<&'a RawValue>,
     #[serde(default)]
@@ -399,8 +399,7 @@ fn is_clear(error: &PerformError) -> bool {
 fn shape(body: &[u8], version: &RoomVersion, join: &Pdu) -> Option<ShapedAnswer> {
     let answer: Answer<'_> = serde_json::from_slice(body).ok().filter(|answer: &Answer<'_>| !answer.members_omitted)?;
     let read = |text: &RawValue| -> Option<ShapedPdu> {
-        let object = canonical_json::parse_object(text.get().as_bytes()).ok()?;
-        ShapedPdu::parse(object, version).ok().filter(|shaped| shaped.pdu().room_id() == join.room_id())
+        read_event(text, version).filter(|shaped| shaped.pdu().room_id() == join.room_id())
     };
     let mut shaped = ShapedAnswer {
         events: Vec::new(),
@@ -411,7 +410,7 @@ fn shape(body: &[u8], version: &RoomVersion, join: &Pdu) -> Option<ShapedAnswer>
     };
     let mut seen: BTreeSet<OwnedEventId> = BTreeSet::new();
     for (texts, is_state) in [(answer.state, true), (answer.auth_chain, false)] {
-        for event in texts.into_iter().filter_map(read) {
+        for event in texts.0.into_iter().filter_map(read) {
             let event_id = event.pdu().event_id().to_owned();
             let list = if is_state { &mut shaped.state } else { &mut shaped.auth_chain };
             list.insert(event_id.clone());

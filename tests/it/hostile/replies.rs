@@ -164,6 +164,34 @@ fn cve_2024_52791_no_reply_costs_more_memory_or_time_than_its_cap() {
     guest.knock(&guest.room("11", "knock"));
 }
 
+/// Takes the room's bytes, and many times that if somebody builds what each of them says.
+fn room_of(value: &'static str) -> impl Fn(&mut dyn Write) -> io::Result<()> + Clone {
+    move |out: &mut dyn Write| {
+        let body = format!("{{\"auth_chain\":[],\"state\":{value}}}");
+        out.write_all(HEAD)?;
+        let body = body.replace('…', &"1,".repeat(30 * 1024 * 1024));
+        write!(out, "Content-Length: {}\r\n\r\n{body}", body.len())?;
+        out.flush()
+    }
+}
+
+#[test]
+fn cve_2024_52791_nor_does_what_is_read_of_a_room_grow() {
+    let guest = Guest::new();
+    guest.try_join(&guest.room("11", "public"), &["peer.test"]).ok();
+    for value in ["[…1]", "[{\"content\":[…1]}]", "{\"a\":[…1]}"] {
+        let room_id = guest.room("11", "public");
+        guest.peer.answer_raw("send_join", room_of(value));
+        forget_peak(&guest.server);
+        let before = memory_kib(&guest.server, "VmRSS");
+        let answer = guest.try_join(&room_id, &["peer.test"]);
+        let grew = memory_kib(&guest.server, "VmHWM").saturating_sub(before);
+        assert_eq!(answer.status, 502, "{value}: {}", answer.text());
+        assert!(grew < ROOM_MEMORY_KIB_MAX, "{value}: {grew} KiB");
+        guest.peer.play_fair("send_join");
+    }
+}
+
 #[test]
 fn cve_2021_21274_keys_come_within_their_cap_or_not_at_all() {
     let peers: Vec<FakePeer> = (0..FOUL.len()).map(|number| FakePeer::new(&format!("foul{number}.test"))).collect();
