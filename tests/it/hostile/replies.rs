@@ -193,6 +193,28 @@ fn cve_2024_52791_nor_does_what_is_read_of_a_room_grow() {
 }
 
 #[test]
+fn cve_2024_52791_nor_does_a_transaction() {
+    let guest = Guest::new();
+    let room_id = guest.anna.knockable_room("11");
+    guest.peer.make_knock(&guest.server, &room_id, &guest.peer.user("ann")).ok();
+    let many = "1,".repeat(6 * 1024 * 1024);
+    for list in ["pdus", "edus"] {
+        let target = format!("/_matrix/federation/v1/send/{list}");
+        // Signed by nobody: what is read before that is known costs whoever likes.
+        let header = guest.peer.authorization("PUT", &target, None);
+        let body = format!("{{\"{list}\":[{many}1]}}");
+        forget_peak(&guest.server);
+        let before = memory_kib(&guest.server, "VmRSS");
+        let headers = [("Authorization", header.as_str())];
+        let answer = guest.server.federation().ask("PUT", &target, &headers, Some(body.as_bytes()));
+        let grew = memory_kib(&guest.server, "VmHWM").saturating_sub(before);
+        assert!([400, 401].contains(&answer.status), "{}", answer.text());
+        assert!(grew < 2 * MEMORY_KIB_MAX, "{list}: {grew} KiB");
+    }
+    guest.anna.sync("timeout=0");
+}
+
+#[test]
 fn cve_2021_21274_keys_come_within_their_cap_or_not_at_all() {
     let peers: Vec<FakePeer> = (0..FOUL.len()).map(|number| FakePeer::new(&format!("foul{number}.test"))).collect();
     let server = TestServer::new().set("federation.request_timeout", REQUEST_TIMEOUT);
