@@ -332,12 +332,15 @@ impl RemoteError {
         is_about_endpoints && matches!(&refusal.errcode, None | Some(ErrorCode::Unrecognized))
     }
 
-    /// Whether the server refuses this very request, and would again: not us, not now, and not the endpoint.
+    /// Whether the server refuses this very request, and would again: not us, not now, and not the endpoint. A page without a
+    /// Matrix error is of whatever stands before the server, and says nothing of what was asked; but what is too large for that
+    /// one never gets through.
     pub fn is_about_the_request(&self) -> bool {
         let Self::Refused(refusal) = self else { return false };
         let is_about_us_or_now = [StatusCode::UNAUTHORIZED, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS]
             .contains(&refusal.status);
-        refusal.status.is_client_error() && !is_about_us_or_now && !self.is_unknown_endpoint()
+        let is_of_the_server = refusal.errcode.is_some() || refusal.status == StatusCode::PAYLOAD_TOO_LARGE;
+        refusal.status.is_client_error() && is_of_the_server && !is_about_us_or_now && !self.is_unknown_endpoint()
     }
 
     /// Whether the server may have done what we asked although it did not say so.

@@ -114,6 +114,28 @@ async fn refusals_carry_their_facts_and_no_more_than_a_bit_of_text() {
 }
 
 #[test]
+fn only_a_servers_own_word_about_the_request_ends_it() {
+    let cases = [
+        (403, r#"{"errcode":"M_FORBIDDEN"}"#, true),
+        (404, r#"{"errcode":"M_NOT_FOUND"}"#, true),
+        (400, r#"{"errcode":"M_BAD_JSON"}"#, true),
+        (413, "<html>", true),
+        (403, "<html>", false),
+        (400, "<html>", false),
+        (404, "<html>", false),
+        (404, r#"{"errcode":"M_UNRECOGNIZED"}"#, false),
+        (401, r#"{"errcode":"M_UNAUTHORIZED"}"#, false),
+        (429, r#"{"errcode":"M_LIMIT_EXCEEDED"}"#, false),
+        (502, r#"{"errcode":"M_UNKNOWN"}"#, false),
+    ];
+    for (status, body, is_final) in cases {
+        let status = StatusCode::from_u16(status).unwrap();
+        let error = RemoteError::Refused(Box::new(Refusal::read(status, &HeaderMap::new(), body.as_bytes())));
+        assert_eq!(error.is_about_the_request(), is_final, "{status} {body}");
+    }
+}
+
+#[test]
 fn an_error_is_read_as_far_as_it_can_be_and_not_when_it_is_as_long_as_a_room() {
     let read = |body: &str| Refusal::read(StatusCode::NOT_FOUND, &HeaderMap::new(), body.as_bytes());
     let odd = read(r#"{"errcode":"M_NOT_FOUND","error":5,"retry_after_ms":1.5,"room_version":[]}"#);
