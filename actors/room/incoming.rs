@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use ruma::{EventId, OwnedEventId};
 use vestibule_protocol::{
     auth::{NotAuthorized, authorize_by_shape},
-    membership::OVERTAKEN,
+    membership::{OVERTAKEN, crossing::is_overtaken},
     pdu::{Pdu, Standing},
     room_graph::{CurrentAfter, Placement, StateBefore, StateNode},
     state::{StateMap, StateVersion},
@@ -162,12 +162,12 @@ impl Room {
         event: &Arc<Pdu>,
         before: &Arc<StateNode>,
     ) -> Result<Placement, IncomingStop<F>> {
-        let placement = self.place_incoming(event, before).map_err(IncomingStop::Need)?;
-        if placement.keeps(event) {
-            Ok(placement)
-        } else {
-            Err(IncomingStop::NotAuthorized(NotAuthorized { reason: OVERTAKEN.to_owned() }))
+        let overtaken = || IncomingStop::NotAuthorized(NotAuthorized { reason: OVERTAKEN.to_owned() });
+        if is_overtaken(event, self.state().member(event.sender()).map(|standing| &**standing)) {
+            return Err(overtaken());
         }
+        let placement = self.place_incoming(event, before).map_err(IncomingStop::Need)?;
+        if placement.keeps(event) { Ok(placement) } else { Err(overtaken()) }
     }
 
     /// What becomes of the current state with a judged event.

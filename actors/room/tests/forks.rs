@@ -14,7 +14,7 @@ use vestibule_protocol::{
     fixture::{ALICE, BOB, CAROL, EVE},
     membership::{
         KnockRefusal, OVERTAKEN,
-        change::MembershipChange::{Ban, Invite, Join, Kick},
+        change::MembershipChange::{Ban, Invite, Join, Kick, Unban},
     },
 };
 
@@ -323,4 +323,29 @@ async fn knock_that_a_newer_leave_stands_in_place_of_is_refused_and_not_kept() {
     agrees_with_storage(&world, &room).await;
     world.knock(&room, BOB).await;
     assert_eq!(world.membership(&room, BOB), MembershipState::Knock);
+}
+
+/// Found by `cargo xtask prove --quick --seed 289599986 linear`: with the third user's knock Bob was banned again.
+#[actix::test]
+async fn knock_from_before_a_ban_that_was_lifted_is_refused_and_the_lifting_stands() {
+    for version in [RoomVersionId::V7, RoomVersionId::V10, RoomVersionId::V12] {
+        let world = World::new();
+        world.clock.step_by(Duration::from_millis(1));
+        let room = world.knockable(version).await;
+        let early = world.template(&room, BOB).await;
+        world.change(&room, ALICE, Ban, BOB).await.unwrap();
+        let between = world.template(&room, CAROL).await;
+        world.change(&room, ALICE, Unban, BOB).await.unwrap();
+
+        let refused = world.admit(&room, room.signed_knock(&early, BOB, "early")).await.unwrap_err();
+        assert!(
+            matches!(&refused, AskError::Refused(KnockRefusal::NotAuthorized { reason }) if reason == OVERTAKEN),
+            "{refused:?}"
+        );
+        world.admit(&room, room.signed_knock(&between, CAROL, "between")).await.unwrap();
+        assert_eq!(world.membership(&room, BOB), MembershipState::Leave);
+        world.knock(&room, BOB).await;
+        assert_eq!(world.membership(&room, BOB), MembershipState::Knock);
+        agrees_with_storage(&world, &room).await;
+    }
 }

@@ -1,7 +1,22 @@
-//! Which of a user's leave and an invite for the same user came last, where they may have crossed on their way.
-//! May not: depend on which of them came here first; every server of the room must say the same.
+//! Which of two member events of one user came last, where they may have crossed on their way.
+//! May not: say of an invite and a leave what another server of the room would not say.
+
+use ruma::events::room::member::MembershipState;
 
 use crate::pdu::Pdu;
+
+/// Whether a knock or a join was made before others put its user out, or let the user come back, and does not know of it.
+///
+/// Before version 12 resolution weighs such an event against those two alone of which a fork still holds one: the ban comes
+/// first, and keeps the event out; but that it was lifted, which neither cites, is forgotten. What a moderator was told would
+/// come undone with the next event that somebody made in between.
+pub fn is_overtaken(event: &Pdu, standing: Option<&Pdu>) -> bool {
+    standing.is_some_and(|standing| {
+        matches!(standing.membership(), Some(MembershipState::Leave | MembershipState::Ban))
+            && standing.sender() != event.sender()
+            && !event.auth_events().iter().any(|id| id == standing.event_id())
+    })
+}
 
 /// Whether what ended a membership, a leave or a ban, stands against an invite.
 ///
