@@ -8,6 +8,9 @@ use vestibule_scenery::TestServer;
 /// Names another program than the one that is built here.
 const PROGRAM: &str = "VESTIBULE_BIN";
 
+/// How the variables begin that cargo sets for what it runs.
+const ABOUT_A_CRATE: [&str; 4] = ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_"];
+
 /// Where the program is; built first, if no other is named.
 ///
 /// # Errors
@@ -20,6 +23,13 @@ pub fn find() -> Result<PathBuf, String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.current_dir(&workspace).args(["build", "--release", "--package", "vestibule", "--bin", "vestibule"]);
+    // What cargo tells a program that it runs, build scripts take for settings, and nearly everything would be built anew.
+    for (name, _) in env::vars_os() {
+        let is_about_us = name.to_str().is_some_and(|name| ABOUT_A_CRATE.iter().any(|start| name.starts_with(start)));
+        if is_about_us {
+            build.env_remove(name);
+        }
+    }
     let built = build.status().map_err(|error| format!("cargo: {error}"))?;
     if !built.success() {
         return Err(format!("the program cannot be built: {built}"));
