@@ -3,7 +3,7 @@
 
 mod acl;
 pub mod case;
-mod matrix;
+pub mod matrix;
 mod production;
 mod rooms;
 pub mod rules;

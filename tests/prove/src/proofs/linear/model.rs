@@ -3,7 +3,7 @@
 
 use crate::proofs::oracle::{
     case::{ALICE, BOB, Case, Levels, Membership, Next, USERS},
-    rules,
+    matrix, rules,
 };
 
 /// The rooms of a history.
@@ -79,24 +79,10 @@ pub fn step(room: RoomKind, action: Action, state: Membership) -> Option<Members
     }
 }
 
+/// That the cell's other members are not in the room makes no difference to what is done here.
 fn case(room: RoomKind, next: Next, sender: usize, state: Membership) -> Case {
-    let mut members = [Membership::None; USERS.len()];
-    (members[ALICE], members[BOB]) = (Membership::Join, state);
     let mut users = [None; USERS.len()];
     users[ALICE] = (room.version <= 11).then_some(100);
-    Case {
-        version: room.version,
-        join_rule: Some(room.join_rule),
-        members,
-        levels: Some(Levels { users, ..Levels::default() }),
-        federate: None,
-        creator: ALICE,
-        creators: Vec::new(),
-        sender,
-        target: BOB,
-        next,
-        via: None,
-        third_party: None,
-        is_first: false,
-    }
+    let levels = Some(Levels { users, ..Levels::default() });
+    Case { levels, ..matrix::cell(room.version, Some(room.join_rule), state, next, sender) }
 }
