@@ -31,7 +31,7 @@
 //! | V14 | CVE-2024-6299: a key that has expired | [`keys`], `bad/headers`, `bad/send_knock`, `bad/odd_but_right`, `federation::keyring` |
 //! | V15 | CVE-2026-24044: a key that others know | [`keys`], `commands::fresh_installs_have_keys_and_tokens_of_their_own` |
 //! | V16 | CVE-2024-6301, CVE-2023-42453: ephemeral events for others | [`ephemera`] |
-//! | V17 | CVE-2022-39200: one way in is not checked | [`gaps`], [`joins`], [`transactions`] |
+//! | V17 | CVE-2022-39200: one way in is not checked | [`gaps`], [`joins`], `transactions::cve_2018_16515_each_event_of_a_transaction_needs_its_own_signature` |
 //! | V18 | RUSTSEC-2022-0093: weak keys, pairs that do not match | `bad/keys`, `federation::keyring`, `protocol::pdu`, `vestibule::signing_key` (a key file) |
 //! | V19 | a notary, or the server itself, lies about keys | [`keys`], `bad/keys`, `federation::keyring` |
 //! | V20 | the header is ambiguous or for somebody else | `bad/headers` |
@@ -64,7 +64,7 @@
 //!
 //! | row | what | held by |
 //! |---|---|---|
-//! | V48 | CVE-2025-30355: a depth that none can have | [`transactions`], [`templates`]; beyond 2^53 in `bad/send_knock` |
+//! | V48 | CVE-2025-30355: a depth that none can have | [`transactions`], `templates::cve_2026_24471_templates_are_never_signed_as_they_come`; beyond 2^53 in `bad/send_knock` |
 //! | V49 | CVE-2020-26890: NaN and its like | `bad/json_bodies` |
 //! | V50 | CVE-2018-10657: the greatest depth pins the order | [`transactions`], `bad/odd_but_right` |
 //! | V51 | CVE-2022-31052: nesting without end | [`replies`], `bad/json_bodies`, `bad/keys` |

@@ -172,7 +172,7 @@ fn continuwuity_7b3e3a26b_an_auth_event_without_a_state_key_is_no_panic() {
 }
 
 #[test]
-fn gomatrixserverlib_431_neither_restricted_rules_nor_a_ban_let_knock() {
+fn gomatrixserverlib_430_and_431_neither_restricted_rules_nor_a_ban_let_knock() {
     let ground = Ground::new();
     let ann = ground.peer.user("ann");
     for (version, rule) in [("8", "restricted"), ("9", "restricted"), ("11", "restricted"), ("7", "knock_restricted")] {

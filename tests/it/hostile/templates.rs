@@ -236,7 +236,7 @@ fn a_knock_that_its_server_does_not_let_go_is_taken_back_through_the_next_one() 
 }
 
 #[test]
-fn a_template_of_version_12_may_not_name_the_create_event() {
+fn cve_2025_49090_a_template_of_version_12_may_not_name_the_create_event() {
     // MSC4291: whoever signs it makes an event that every other server refuses.
     let guest = Guest::new();
     let room_id = guest.room("12", "knock");

@@ -93,8 +93,7 @@ fn what_the_hash_does_not_vouch_for_is_not_shown() {
 }
 
 #[test]
-fn rules_hold_for_events_that_another_server_let_in() {
-    // CVE-2022-31152, synapse #6501 and CVE-2025-49090 once more, by the other door.
+fn cve_2022_31152_cve_2025_49090_and_synapse_6501_not_even_by_the_door_of_another_server() {
     let shared = Shared::new("12", &[]);
     let Shared { ground, room_id, bob } = &shared;
     let template = next_event(ground, &ground.peer, room_id, bob);
