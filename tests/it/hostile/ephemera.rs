@@ -1,19 +1,10 @@
 //! Ephemeral events in the name of somebody else, or from who has no business in the room.
 //! May not: prove by silence alone; what is honest comes in the same transaction and is seen.
 
-use ruma::CanonicalJsonObject;
 use serde_json::{Value, json};
 
 use super::ground::Ground;
 use crate::support::{FakePeer, until};
-
-#[track_caller]
-fn send_edus(ground: &Ground, peer: &FakePeer, transaction: &str, edus: Value) {
-    let body = json!({ "origin": peer.name(), "origin_server_ts": 1, "pdus": [], "edus": edus });
-    let body: CanonicalJsonObject = serde_json::from_value(body).unwrap();
-    let target = format!("/_matrix/federation/v1/send/{transaction}");
-    peer.ask(&ground.server, "PUT", &target, Some(&body)).ok();
-}
 
 fn typing(room_id: &str, user_id: &str) -> Value {
     json!({ "edu_type": "m.typing", "content": { "room_id": room_id, "user_id": user_id, "typing": true } })
@@ -60,11 +51,10 @@ fn cve_2024_6301_and_cve_2023_42453_nobody_speaks_for_users_of_others() {
     }
     // A user of its own, who is not in the room; and a room that it is not in.
     foul.extend([typing(&room_id, &outsider), receipt(&room_id, &outsider, &said), typing("!else:where.test", &bob)]);
-    send_edus(&ground, &ground.peer, "foul", json!(foul));
+    ground.peer.send_edus(&ground.server, &foul).ok();
     // Of everything that is shown somewhere, the same in bob's own name: it comes, by the same way, after the foul.
-    let fair =
-        json!([typing(&room_id, &bob), receipt(&room_id, &bob, &said), to_device(&bob, "m.fair"), devices(&bob)]);
-    send_edus(&ground, &ground.peer, "fair", fair);
+    let fair = [typing(&room_id, &bob), receipt(&room_id, &bob, &said), to_device(&bob, "m.fair"), devices(&bob)];
+    ground.peer.send_edus(&ground.server, &fair).ok();
     let ephemeral_of = |sync: &Value| sync["rooms"]["join"][&room_id]["ephemeral"]["events"].clone();
     let shown = until("what bob's server says of bob is shown", || {
         let sync = ground.owner.sync_since(&since);
@@ -86,7 +76,7 @@ fn cve_2024_6301_and_cve_2023_42453_nobody_speaks_for_users_of_others() {
     assert!(!shown["presence"].to_string().contains("online"), "{shown}");
     // What changed of a key that signs others is told in the same place.
     let since = shown["next_batch"].as_str().unwrap();
-    send_edus(&ground, &ground.peer, "keys", json!([signing_key(&carl), signing_key(&us), signing_key(&bob)]));
+    ground.peer.send_edus(&ground.server, &[&carl, &us, &bob].map(|user_id| signing_key(user_id))).ok();
     let changed = until("a key of bob's has changed", || {
         let changed = ground.owner.sync_since(since)["device_lists"]["changed"].take();
         (changed != json!([])).then_some(changed)
@@ -105,8 +95,8 @@ fn synapse_3796_acls_are_asked_for_ephemeral_events_too() {
     let said = ground.owner.say(&room_id, "1", "hello");
     ground.owner.set_state(&room_id, "m.room.server_acl", "", json!({ "allow": ["*"], "deny": ["EVIL.*"] }));
     let since = ground.owner.now();
-    send_edus(&ground, &evil, "foul", json!([typing(&room_id, &eve), receipt(&room_id, &eve, &said)]));
-    send_edus(&ground, &ground.peer, "fair", json!([typing(&room_id, &bob)]));
+    evil.send_edus(&ground.server, &[typing(&room_id, &eve), receipt(&room_id, &eve, &said)]).ok();
+    ground.peer.send_edus(&ground.server, &[typing(&room_id, &bob)]).ok();
     let shown = until("bob's typing is shown", || {
         let sync = ground.owner.sync_since(&since);
         let ephemeral = sync["rooms"]["join"][&room_id]["ephemeral"]["events"].to_string();

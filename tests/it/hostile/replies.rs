@@ -118,15 +118,19 @@ const FOUL: [(&str, Writer); 7] = [
     ("endless line", endless_line),
 ];
 
-/// KiB in memory, now or at the most since the last [`forget_peak`].
-fn memory_kib(server: &TestServer, which: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with(which)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn forget_peak(server: &TestServer) {
-    fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
+/// What it answers, and by how many KiB the server's memory grew at the most meanwhile.
+fn grown_by<T>(server: &TestServer, act: impl FnOnce() -> T) -> (T, u64) {
+    let process = format!("/proc/{}", server.pid());
+    let memory_kib = |which: &str| -> u64 {
+        let status = fs::read_to_string(format!("{process}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(which)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    // Forgets the peak there was.
+    fs::write(format!("{process}/clear_refs"), "5").unwrap();
+    let before = memory_kib("VmRSS");
+    let done = act();
+    (done, memory_kib("VmHWM").saturating_sub(before))
 }
 
 #[test]
@@ -144,15 +148,15 @@ fn cve_2024_52791_no_reply_costs_more_memory_or_time_than_its_cap() {
             }
             let room_id = guest.room("11", if is_join { "public" } else { "knock" });
             guest.peer.answer_raw(endpoint, write);
-            forget_peak(&guest.server);
-            let before = memory_kib(&guest.server, "VmRSS");
             let begun = Instant::now();
-            let answer = if is_join {
-                guest.try_join(&room_id, &["peer.test"])
-            } else {
-                guest.try_knock(&room_id, &["peer.test"])
-            };
-            let (took, grew) = (begun.elapsed(), memory_kib(&guest.server, "VmHWM").saturating_sub(before));
+            let (answer, grew) = grown_by(&guest.server, || {
+                if is_join {
+                    guest.try_join(&room_id, &["peer.test"])
+                } else {
+                    guest.try_knock(&room_id, &["peer.test"])
+                }
+            });
+            let took = begun.elapsed();
             assert!(took < FLOW_WITHIN, "{endpoint} {what}: {took:?}");
             assert!(grew < memory_kib_max, "{endpoint} {what}: {grew} KiB");
             // A knock that was sent may have been taken: its user hears that nobody said so, or that it was.
@@ -182,10 +186,7 @@ fn cve_2024_52791_nor_does_what_is_read_of_a_room_grow() {
     for value in ["[…1]", "[{\"content\":[…1]}]", "{\"a\":[…1]}"] {
         let room_id = guest.room("11", "public");
         guest.peer.answer_raw("send_join", room_of(value));
-        forget_peak(&guest.server);
-        let before = memory_kib(&guest.server, "VmRSS");
-        let answer = guest.try_join(&room_id, &["peer.test"]);
-        let grew = memory_kib(&guest.server, "VmHWM").saturating_sub(before);
+        let (answer, grew) = grown_by(&guest.server, || guest.try_join(&room_id, &["peer.test"]));
         assert_eq!(answer.status, 502, "{value}: {}", answer.text());
         assert!(grew < ROOM_MEMORY_KIB_MAX, "{value}: {grew} KiB");
         guest.peer.play_fair("send_join");
@@ -203,11 +204,9 @@ fn cve_2024_52791_nor_does_a_transaction() {
         // Signed by nobody: what is read before that is known costs whoever likes.
         let header = guest.peer.authorization("PUT", &target, None);
         let body = format!("{{\"{list}\":[{many}1]}}");
-        forget_peak(&guest.server);
-        let before = memory_kib(&guest.server, "VmRSS");
         let headers = [("Authorization", header.as_str())];
-        let answer = guest.server.federation().ask("PUT", &target, &headers, Some(body.as_bytes()));
-        let grew = memory_kib(&guest.server, "VmHWM").saturating_sub(before);
+        let (answer, grew) =
+            grown_by(&guest.server, || guest.server.federation().ask("PUT", &target, &headers, Some(body.as_bytes())));
         assert!([400, 401].contains(&answer.status), "{}", answer.text());
         assert!(grew < 2 * MEMORY_KIB_MAX, "{list}: {grew} KiB");
     }
@@ -222,11 +221,10 @@ fn cve_2021_21274_keys_come_within_their_cap_or_not_at_all() {
     let room_id = guest.anna.knockable_room("11");
     for (peer, (what, write)) in peers.iter().zip(FOUL) {
         peer.answer_raw("server", write);
-        forget_peak(&guest.server);
-        let before = memory_kib(&guest.server, "VmRSS");
         let begun = Instant::now();
-        peer.make_knock(&guest.server, &room_id, &peer.user("ann")).refused(401, "M_UNAUTHORIZED");
-        let (took, grew) = (begun.elapsed(), memory_kib(&guest.server, "VmHWM").saturating_sub(before));
+        let (answer, grew) = grown_by(&guest.server, || peer.make_knock(&guest.server, &room_id, &peer.user("ann")));
+        let took = begun.elapsed();
+        answer.refused(401, "M_UNAUTHORIZED");
         assert!(took < FLOW_WITHIN, "{what}: {took:?}");
         assert!(grew < MEMORY_KIB_MAX, "{what}: {grew} KiB");
     }
