@@ -14,6 +14,7 @@ from story import Story
 
 Check = Callable[..., bool]
 HISTORY = 30
+GOODBYE = "Too loud for otters."
 # What a room shows to somebody who is not in it; `m.room.member` is about them or who invites them.
 SHOWN_TYPES = {
     "m.room.create", "m.room.join_rules", "m.room.canonical_alias", "m.room.avatar",
@@ -70,6 +71,49 @@ def let_in(check: Check, owner: Person, visitor: Person, room_id: str) -> bool:
         (knocked.status, joined.status) == (200, 200) and is_invited
         and visitor.finds(room_id, "join") and owner.sees(room_id, visitor.user_id, "join"),
         f"{visitor.user_id} knocks, is let in, and joins", f"{knocked}, {joined}")
+
+
+def accepted(check: Check, owner: Person, visitor: Person, room_id: str) -> Story:
+    """From a knock that waits to a knock that comes again after a kick, with all of life in
+    between. The room is one of "Otters"."""
+    owner.client.about(room_id, "invite", visitor.user_id)
+    yield "the invite"
+    invited(check, owner, visitor, room_id)
+    answer = visitor.join(room_id, via=())
+    check(answer.status == 200, f"{visitor.name} joins, and need not say through whom: 200", answer)
+    yield "the join"
+    check(owner.sees(room_id, visitor.user_id, "join", displayname=visitor.name),
+          f"{owner.name}'s /sync shows that {visitor.name} is in")
+    check(visitor.finds(room_id, "join"), f"and so does {visitor.name}'s")
+    yield from chat(check, owner, visitor, room_id)
+    same_state(check, owner, visitor, room_id)
+    owner.client.about(room_id, "kick", visitor.user_id, reason=GOODBYE)
+    yield "the kick"
+    event = visitor.sees(room_id, visitor.user_id, "leave", reason=GOODBYE)
+    check(event is not None and event["sender"] == owner.user_id
+          and visitor.membership(room_id) == "leave",
+          f"{owner.name} kicks {visitor.name}, whose /sync shows by whom, and why", event)
+    answer = visitor.knock(room_id, "sorry")
+    check(answer.status == 200, f"{visitor.name} knocks again: 200", answer)
+    yield "the knock after it"
+    check(owner.sees(room_id, visitor.user_id, "knock", reason="sorry"),
+          f"and {owner.name} sees it")
+    check(visitor.finds(room_id, "knock"),
+          f"and {visitor.name}'s /sync has it under `rooms.knock`")
+
+
+def vouched_for(check: Check, owner: Person, member: Person, room_id: str) -> Story:
+    """Who is in the one room joins the other, which lets in the members of the first."""
+    answer = member.join(room_id)
+    check(answer.status == 200, f"{member.user_id}, who is, joins without asking: 200", answer)
+    yield "the join"
+    event = owner.sees(room_id, member.user_id, "join")
+    check(event is not None and event["content"].get("join_authorised_via_users_server")
+          == owner.user_id, f"the join says that {owner.name}'s server vouches for it", event)
+    check(member.finds(room_id, "join"),
+          f"and {member.name}'s /sync has the room under `rooms.join`")
+    yield from chat(check, owner, member, room_id)
+    same_state(check, owner, member, room_id)
 
 
 def chat(check: Check, one: Person, other: Person, room_id: str) -> Story:

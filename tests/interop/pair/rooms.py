@@ -8,7 +8,9 @@ from __future__ import annotations
 from pair.answers import knock
 from pair.ground import Pair
 from story import Story
-from together import at_odds, chat, let_in, reads_history, same_state, write_history
+from together import (
+    at_odds, chat, let_in, reads_history, same_state, vouched_for, write_history,
+)
 
 
 def restricted(pair: Pair, version: str) -> Story:
@@ -24,15 +26,7 @@ def restricted(pair: Pair, version: str) -> Story:
     pair.check((answer.status, answer.errcode) == (403, "M_FORBIDDEN"),
                f"{tom.user_id}, who is not in the other room, joins: 403 M_FORBIDDEN", answer)
     yield from knock(pair, olga, tom, room_id)
-    answer = sam.join(room_id)
-    pair.check(answer.status == 200, f"{sam.user_id}, who is, joins without asking: 200", answer)
-    yield "the join"
-    event = olga.sees(room_id, sam.user_id, "join")
-    pair.check(event is not None and event["content"].get("join_authorised_via_users_server")
-               == olga.user_id, "the join says that Olga's server vouches for it", event)
-    pair.check(sam.finds(room_id, "join"), "and Sam's /sync has the room under `rooms.join`")
-    yield from chat(pair.check, olga, sam, room_id)
-    same_state(pair.check, olga, sam, room_id)
+    yield from vouched_for(pair.check, olga, sam, room_id)
 
 
 def neighbours(pair: Pair, version: str) -> Story:

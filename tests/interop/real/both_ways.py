@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from person import Person
 from real.ground import VERSIONS, Peers
 from story import Story
-from together import at_odds, chat, let_in, reads_history, same_state, write_history
+from together import at_odds, let_in, reads_history, vouched_for, write_history
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,8 @@ def _restricted(peers: Peers, side: Side) -> None:
                     answer)
         answer = stranger.knock(room_id)
         peers.check(answer.status == 200, "but may knock: 200", answer)
-        answer = member.join(room_id)
-        peers.check(answer.status == 200, f"{member.user_id}, who is, joins without asking: 200",
-                    answer)
-        event = owner.sees(room_id, member.user_id, "join")
-        peers.check(event is not None and event["content"].get("join_authorised_via_users_server")
-                    == owner.user_id, f"the join says that {owner.name}'s server vouches for it",
-                    event)
-        for _ in chat(peers.check, owner, member, room_id):
+        for _ in vouched_for(peers.check, owner, member, room_id):
             pass
-        same_state(peers.check, owner, member, room_id)
 
 
 SCENARIOS = (forks_here, history_here, restricted_here,

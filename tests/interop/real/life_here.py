@@ -9,10 +9,9 @@ from person import REASON
 from real.ground import VERSIONS, Peers
 from real.knocks import INVALID_STATE
 from story import Story
-from together import chat, invited, same_state
+from together import accepted
 
 RULES = ("knock", "knock_restricted")
-GOODBYE = "Too loud for otters."
 
 
 def life_here(peers: Peers) -> None:
@@ -33,30 +32,10 @@ def _life(peers: Peers, version: str, rule: str) -> Story:
     peers.check(olga.sees(room_id, sam.user_id, "knock", reason=REASON),
                 "Olga's /sync shows the knock and its reason")
     peers.check(sam.finds(room_id, "knock"), "Sam's shows the room under `rooms.knock`")
-    olga.client.about(room_id, "invite", sam.user_id)
-    yield "the invite"
-    invited(peers.check, olga, sam, room_id)
+    yield from accepted(peers.check, olga, sam, room_id)
     invalid = peers.synapse.metric(INVALID_STATE)
-    peers.check(invalid == 0, "of the full events behind it Synapse counts none as invalid",
+    peers.check(invalid == 0, "of the full events behind the invite Synapse counts none as invalid",
                 invalid)
-    answer = sam.join(room_id, via=())
-    peers.check(answer.status == 200, "Sam joins, and need not say through whom: 200", answer)
-    yield "the join"
-    peers.check(olga.sees(room_id, sam.user_id, "join", displayname="Sam"),
-                "Olga's /sync shows that Sam is in")
-    peers.check(sam.finds(room_id, "join"), "and so does Sam's")
-    yield from chat(peers.check, olga, sam, room_id)
-    same_state(peers.check, olga, sam, room_id)
-    olga.client.about(room_id, "kick", sam.user_id, reason=GOODBYE)
-    yield "the kick"
-    event = sam.sees(room_id, sam.user_id, "leave", reason=GOODBYE)
-    peers.check(event is not None and event["sender"] == olga.user_id
-                and sam.membership(room_id) == "leave",
-                "Olga kicks Sam, whose /sync shows by whom, and why", event)
-    answer = sam.knock(room_id, "sorry")
-    peers.check(answer.status == 200, "Sam knocks again: 200", answer)
-    yield "the second knock"
-    peers.check(olga.sees(room_id, sam.user_id, "knock", reason="sorry"), "and Olga sees it")
     olga.client.about(room_id, "ban", sam.user_id)
     yield "the ban"
     peers.refused(lambda: sam.knock(room_id, "please"), "banned",

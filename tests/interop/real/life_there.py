@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from person import REASON
 from real.ground import VERSIONS, Peers
-from real.life_here import GOODBYE, RULES
+from real.life_here import RULES
 from story import Story
-from together import chat, invited, same_state, waits
+from together import accepted, waits
 from vestibule import free_port
 
 
@@ -46,28 +46,7 @@ def _life(peers: Peers, version: str, rule: str) -> Story:
     peers.check(answer.status == 200, "she knocks again: 200", answer)
     yield "the second knock"
     peers.check(otto.sees(room_id, lena.user_id, "knock", reason="after all"), "and Otto sees it")
-    otto.client.about(room_id, "invite", lena.user_id)
-    yield "the invite"
-    invited(peers.check, otto, lena, room_id)
-    answer = lena.join(room_id, via=())
-    peers.check(answer.status == 200, "Lena joins, and need not say through whom: 200", answer)
-    yield "the join"
-    peers.check(otto.sees(room_id, lena.user_id, "join", displayname="Lena"),
-                "Otto's /sync shows that Lena is in")
-    peers.check(lena.finds(room_id, "join"), "and so does Lena's")
-    yield from chat(peers.check, lena, otto, room_id)
-    same_state(peers.check, lena, otto, room_id)
-    otto.client.about(room_id, "kick", lena.user_id, reason=GOODBYE)
-    yield "the kick"
-    event = lena.sees(room_id, lena.user_id, "leave", reason=GOODBYE)
-    peers.check(event is not None and event["sender"] == otto.user_id
-                and lena.membership(room_id) == "leave",
-                "Otto kicks Lena, whose /sync shows by whom, and why", event)
-    answer = lena.knock(room_id, "sorry")
-    peers.check(answer.status == 200, "Lena knocks again: 200", answer)
-    yield "the third knock"
-    peers.check(otto.sees(room_id, lena.user_id, "knock", reason="sorry"), "and Otto sees it")
-    peers.check(lena.finds(room_id, "knock"), "and Lena's /sync has it under `rooms.knock`")
+    yield from accepted(peers.check, otto, lena, room_id)
     otto.client.about(room_id, "ban", lena.user_id)
     yield "the ban"
     answer = lena.knock(room_id, "please")
