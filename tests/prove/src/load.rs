@@ -78,7 +78,7 @@ pub struct Case {
     /// Known before for a knock that another server signed.
     pub event_id: Option<String>,
     pub knock: Said,
-    /// What the owner did then: the membership, and what became of it.
+    /// What the owner did, before a knock or after it: the membership, and what became of it.
     pub then: Option<(&'static str, Said)>,
 }
 
@@ -128,7 +128,7 @@ impl Book {
             if case.knock == Said::Nothing {
                 case.knock = Said::Unanswered;
             }
-            if case.knock != Said::Acknowledged || case.then.is_none_or(|(_, said)| said != Said::Acknowledged) {
+            if case.then.is_none_or(|(_, said)| said != Said::Acknowledged) {
                 // The owner may answer at any time from now on, one way or the other.
                 case.then = Some((ANYTHING, Said::Unanswered));
             }
@@ -204,8 +204,9 @@ impl Stage {
     /// A new room, and a load of knocks on it with so many from other servers. `meanwhile` runs in this thread while it lasts.
     pub fn load<T>(&self, number: u64, theirs: usize, meanwhile: impl FnOnce(&Book, &Progress) -> T) -> (Book, T) {
         let room_id = self.owner.knockable_room(if number.is_multiple_of(2) { "12" } else { "11" });
-        let banned = self.peers.first().map(|peer| peer.user("banned"));
-        banned.iter().chain([&self.banned.user_id]).for_each(|user_id| _ = self.owner.about(&room_id, "ban", user_id));
+        let theirs_banned = self.peers.first().map(|peer| peer.user("banned"));
+        let banned: Vec<&String> = theirs_banned.iter().chain([&self.banned.user_id]).collect();
+        banned.iter().for_each(|user_id| _ = self.owner.about(&room_id, "ban", user_id));
         let (federation, client) = self.knockers(number, theirs, &room_id);
         let book = Book { room_id, cases: Mutex::default(), heard: Mutex::default() };
         for knocker in federation.iter().chain(&client) {
@@ -213,7 +214,8 @@ impl Stage {
                 Knocker::Theirs { user_id, knock, .. } => (user_id, mark_of(number, user_id), Some(&knock.event_id)),
                 Knocker::Ours { user, mark } => (&user.user_id, mark.clone(), None),
             };
-            let case = Case { mark, event_id: event_id.cloned(), knock: Said::Nothing, then: None };
+            let then = banned.contains(&user_id).then_some(("ban", Said::Acknowledged));
+            let case = Case { mark, event_id: event_id.cloned(), knock: Said::Nothing, then };
             book.cases().insert(user_id.clone(), case);
         }
         let progress = Progress::default();
@@ -354,12 +356,6 @@ pub fn check(owner: &User, book: &Book, misses: &mut Vec<String>) -> Looked {
     for (user_id, case) in cases.iter_mut() {
         let event = members.remove(user_id);
         let is = event.as_ref().and_then(|event| event["content"]["membership"].as_str()).unwrap_or(NONE);
-        // The banned stay so: that is a refusal that holds.
-        let is = if is == "ban" && matches!(case.knock, Said::Refused(_) | Said::Nothing | Said::Unanswered) {
-            NONE
-        } else {
-            is
-        };
         let may = case.may_be();
         let is_right = may.contains(is) || (may.contains(ANYTHING) && ["invite", "leave"].contains(&is));
         if !is_right {
@@ -379,8 +375,7 @@ pub fn check(owner: &User, book: &Book, misses: &mut Vec<String>) -> Looked {
         settle(case, is, &mut looked);
     }
     drop(cases);
-    members.retain(|user_id, event| *user_id != owner.user_id && event["content"]["membership"] != "ban");
-    for user_id in members.keys() {
+    for user_id in members.keys().filter(|user_id| **user_id != owner.user_id) {
         misses.push(format!("{user_id} is a member of {} and never asked", book.room_id));
     }
     looked
@@ -398,7 +393,8 @@ fn settle(case: &mut Case, is: &str, looked: &mut Looked) {
         looked.vanished += u64::from(!has_happened);
     }
     if case.knock.is_open() {
-        let has_happened = is != NONE;
+        // Who is banned was so before anybody knocked.
+        let has_happened = ![NONE, "ban"].contains(&is);
         case.knock = if has_happened { Said::Acknowledged } else { Said::Refused(0) };
         looked.appeared += u64::from(has_happened);
         looked.vanished += u64::from(!has_happened);
