@@ -64,8 +64,11 @@ fn run(settings: &Settings) -> Outcome {
 /// Puts one case before both.
 fn compare(settings: &Settings, outcome: &mut Outcome, case: &Case, what: &str) {
     let expected = rules::allow(case);
-    let decided = production::decide(&as_production_sees_it(settings, case));
     outcome.case();
+    let decided = match production::decide(&as_production_sees_it(settings, case)) {
+        Ok(decided) => decided,
+        Err(error) => return outcome.miss(format!("{what}: it was not put before the room: {error}: {case:?}")),
+    };
     if decided.is_ok() != expected {
         let refusal = decided.err().map_or_else(|| "allowed".to_owned(), |reason| format!("refused: {reason}"));
         outcome.miss(format!("{what}: {refusal}, and the oracle says {expected}: {case:?}"));

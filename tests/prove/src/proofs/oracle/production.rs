@@ -149,9 +149,12 @@ impl Room {
 }
 
 /// What production decides about a case, and its reason for a no.
-pub fn decide(case: &Case) -> Result<(), String> {
+///
+/// # Errors
+/// The case cannot be put before it.
+pub fn decide(case: &Case) -> Result<Result<(), String>, String> {
     let room = Room::of(case)?;
-    room.decides(&room.event_of(case, &[])?)
+    Ok(room.decides(&room.event_of(case, &[])?))
 }
 
 fn version_of(number: u8) -> RoomVersion {

@@ -75,7 +75,10 @@ fn compare(settings: &Settings, outcome: &mut Outcome, case: &Case, deviation: D
     let Some(expected) = expected(case.version, deviation) else { return };
     let expected = expected && is_member_event;
     outcome.case();
-    let decided = if settings.has(&ANY_AUTH_EVENT) { Ok(()) } else { decide(case, deviation) };
+    let decided = match if settings.has(&ANY_AUTH_EVENT) { Ok(Ok(())) } else { decide(case, deviation) } {
+        Ok(decided) => decided,
+        Err(error) => return outcome.miss(format!("auth events, {deviation:?}: no such event: {error}: {case:?}")),
+    };
     if decided.is_ok() != expected {
         let refusal = decided.err().map_or_else(|| "taken".to_owned(), |reason| format!("refused: {reason}"));
         outcome.miss(format!("auth events, {deviation:?}: {refusal}, and the oracle says {expected}: {case:?}"));
@@ -93,7 +96,8 @@ fn expected(version: u8, deviation: Deviation) -> Option<bool> {
     }
 }
 
-fn decide(case: &Case, deviation: Deviation) -> Result<(), String> {
+/// What production decides, or why the case cannot be put before it.
+fn decide(case: &Case, deviation: Deviation) -> Result<Result<(), String>, String> {
     let mut room = Room::of(case)?;
     room.add("m.room.topic", "", USERS[0], json!({ "topic": "doors" }))?;
     let mut named = selection(case, &room);
@@ -126,7 +130,7 @@ fn decide(case: &Case, deviation: Deviation) -> Result<(), String> {
         Deviation::Unknown => named.push("$unknown".to_owned()),
     }
     let event = room.event_of(case, &named)?;
-    room.takes_shape(&event, &others)
+    Ok(room.takes_shape(&event, &others))
 }
 
 /// The specification's selection for a member event.
