@@ -19,9 +19,9 @@ use crate::{
 const OPERATIONS: u64 = 500 * 16 * 50;
 
 static STALE_READ: Plant = Plant { name: "stale-read", what: "some reads show what an earlier read showed", cases: 3 };
-static LOST_UPDATE: Plant = Plant { name: "lost-update", what: "some changes are answered and never made", cases: 3 };
-static DONE_THOUGH_REFUSED: Plant =
-    Plant { name: "done-though-refused", what: "some changes are made and answered with a no", cases: 3 };
+static LOST_UPDATE: Plant = Plant { name: "lost-update", what: "some bans are answered and never made", cases: 3 };
+static DONE_THOUGH_NOT_WRITTEN: Plant =
+    Plant { name: "done-though-not-written", what: "some changes are made and answered as not written", cases: 3 };
 
 pub const PROOF: Proof = Proof {
     name: "linear",
@@ -29,7 +29,7 @@ pub const PROOF: Proof = Proof {
     full: 500,
     quick: 100,
     run,
-    plants: &[&STALE_READ, &LOST_UPDATE, &DONE_THOUGH_REFUSED],
+    plants: &[&STALE_READ, &LOST_UPDATE, &DONE_THOUGH_NOT_WRITTEN],
 };
 
 fn run(settings: &Settings) -> Outcome {

@@ -22,7 +22,7 @@ use vestibule_protocol::{
 use vestibule_storage::{commit::CommitError, error::StorageError, memory::Failure};
 
 use super::{
-    DONE_THOUGH_REFUSED, LOST_UPDATE, STALE_READ,
+    DONE_THOUGH_NOT_WRITTEN, LOST_UPDATE, STALE_READ,
     model::{Action, Answer, Operation, RoomKind},
 };
 use crate::{proof::Settings, proofs::oracle::case::Membership};
@@ -98,7 +98,7 @@ struct Scene {
 enum Planted {
     StaleRead,
     LostUpdate,
-    DoneThoughRefused,
+    DoneThoughNotWritten,
 }
 
 impl Planted {
@@ -106,7 +106,7 @@ impl Planted {
         let plants = [
             (&STALE_READ, Self::StaleRead),
             (&LOST_UPDATE, Self::LostUpdate),
-            (&DONE_THOUGH_REFUSED, Self::DoneThoughRefused),
+            (&DONE_THOUGH_NOT_WRITTEN, Self::DoneThoughNotWritten),
         ];
         plants.into_iter().find(|(plant, _)| settings.has(plant)).map(|(_, planted)| planted)
     }
@@ -233,7 +233,8 @@ impl Client {
     async fn ask(&mut self, place: (usize, usize), action: Action) -> Answer {
         let is_planted = self.random.random_ratio(1, 10);
         let plant = self.scene.plant.filter(|_| is_planted);
-        if plant == Some(Planted::LostUpdate) && action != Action::Read {
+        // A ban is always taken, so that only its loss is wrong.
+        if plant == Some(Planted::LostUpdate) && action == Action::Ban {
             return Answer::Done;
         }
         let scene = self.scene.clone();
@@ -256,7 +257,7 @@ impl Client {
             Action::Ban => self.change(room, ALICE, MembershipChange::Ban, user_id).await,
             Action::Unban => self.change(room, ALICE, MembershipChange::Unban, user_id).await,
         };
-        if plant == Some(Planted::DoneThoughRefused) && answer == Answer::Done { Answer::Refused } else { answer }
+        if plant == Some(Planted::DoneThoughNotWritten) && answer == Answer::Done { Answer::NotWritten } else { answer }
     }
 
     async fn change(&self, room: &TestRoom, sender: &str, change: MembershipChange, target: &str) -> Answer {
