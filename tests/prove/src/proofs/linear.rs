@@ -61,7 +61,7 @@ fn run(settings: &Settings) -> Outcome {
     outcome.count_at_least("operations", counts.operations, settings.scaled(OPERATIONS));
     outcome.count_at_least("changes", counts.changes, settings.scaled(OPERATIONS / 10));
     outcome.count_at_least("refusals", counts.refusals, settings.scaled(OPERATIONS / 10));
-    outcome.count_at_least("overtaken", counts.overtaken, 0);
+    outcome.count("overtaken", counts.overtaken);
     outcome.count_at_least("not written", counts.not_written, settings.scaled(100));
     outcome.count_at_least("unknown outcomes", counts.unknown, settings.scaled(100));
     outcome.count_at_least("that overlapped another", counts.overlapping, settings.scaled(OPERATIONS / 10));

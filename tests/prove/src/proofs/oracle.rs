@@ -53,11 +53,11 @@ fn run(settings: &Settings) -> Outcome {
     let selections = selection::compare_all(settings, &mut outcome);
     let cells = matrix::compare_all(settings, &mut outcome);
     let rooms = settings.scaled(ROOMS).max(settings.cases.min(ROOMS / 5));
-    let decided = rooms::walk(settings, &mut outcome, rooms);
+    let walked = rooms::walk(settings, &mut outcome, rooms);
     outcome.count_at_least("cells", cells, CELLS);
     outcome.count_at_least("selections of auth events", selections, SELECTIONS);
-    outcome.count_at_least("rooms", rooms, settings.scaled(ROOMS));
-    outcome.count_at_least("decisions in them", decided, rooms);
+    outcome.count_at_least("rooms", walked.rooms, settings.scaled(ROOMS));
+    outcome.count_at_least("decisions in them", walked.decided, rooms * rooms::EVENTS);
     outcome
 }
 

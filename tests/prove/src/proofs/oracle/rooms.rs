@@ -13,13 +13,20 @@ use crate::{
 };
 
 /// Events in a room.
-const EVENTS: u64 = 6;
+pub const EVENTS: u64 = 6;
 /// Levels that matter: the defaults, and what lies beside them.
 const LEVELS: [i64; 10] = [-1, 0, 1, 25, 49, 50, 51, 99, 100, 101];
 
+/// Rooms that were walked through, and events that were decided in them.
+#[derive(Default)]
+pub struct Walked {
+    pub rooms: u64,
+    pub decided: u64,
+}
+
 /// Walks through so many rooms.
-pub fn walk(settings: &Settings, outcome: &mut Outcome, rooms: u64) -> u64 {
-    let mut decided = 0;
+pub fn walk(settings: &Settings, outcome: &mut Outcome, rooms: u64) -> Walked {
+    let mut walked = Walked::default();
     for room in 0..rooms {
         let mut random = seeds::of_case(settings.seed, room);
         let mut case = draw_room(&mut random);
@@ -37,11 +44,12 @@ pub fn walk(settings: &Settings, outcome: &mut Outcome, rooms: u64) -> u64 {
                 break;
             }
         }
-        decided += outcome.cases - cases;
+        walked.decided += outcome.cases - cases;
+        walked.rooms += 1;
         // A room is one case, however many events it saw.
         outcome.cases = cases + 1;
     }
-    decided
+    walked
 }
 
 fn draw_room(random: &mut StdRng) -> Case {
