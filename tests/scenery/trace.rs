@@ -22,7 +22,7 @@ struct Step<'a> {
 pub struct Trace {
     /// Line on which the write of a knock's record had ended, by the knock's mark.
     recorded: BTreeMap<String, usize>,
-    /// First and last line of each sync of the journal.
+    /// First and last line of each sync of the journal that succeeded.
     synced: Vec<(usize, usize)>,
     /// Lines on which the writing of a 200 began, by the client's port.
     pub answered: BTreeMap<u16, Vec<usize>>,
@@ -39,8 +39,12 @@ impl Trace {
             let Some((thread, what)) = line.split_once(' ') else { continue };
             let step = Step { thread, what: what.trim_start() };
             let is_unfinished = step.what.ends_with("<unfinished ...>");
+            // Of a sync: a write says how many bytes it wrote.
+            let has_succeeded = step.what.ends_with(" = 0");
             if step.what.starts_with("<... ") {
-                if let Some(begun) = syncing.remove(step.thread) {
+                if let Some(begun) = syncing.remove(step.thread)
+                    && has_succeeded
+                {
                     trace.synced.push((begun, number));
                 }
                 for mark in writing.remove(step.thread).unwrap_or_default() {
@@ -53,7 +57,7 @@ impl Trace {
             if ["fsync", "fdatasync"].contains(&call) && is_on_journal {
                 if is_unfinished {
                     syncing.insert(step.thread, number);
-                } else {
+                } else if has_succeeded {
                     trace.synced.push((number, number));
                 }
             } else if call.contains("write") && is_on_journal {
@@ -95,6 +99,9 @@ mod tests {
         let [begun, ended] = ["7 fdatasync(9</d/journal/1.journal> <unfinished ...>", "7 <... fdatasync resumed>) = 0"];
         let answer = r#"8 sendto(5<TCP:[127.0.0.1:80->127.0.0.1:4000]>, "HTTP/1.1 200 OK\r\n", 17, 0, NULL, 0) = 17"#;
         let other = "7 fdatasync(9</d/sled/db>) = 0";
+        let at_once = "7 fdatasync(9</d/journal/1.journal>) = 0";
+        let failed = "7 <... fdatasync resumed>) = -1 EIO (Input/output error)";
+        let failed_at_once = "7 fdatasync(9</d/journal/1.journal>) = -1 EIO (Input/output error)";
         for (lines, expected) in [
             (&[record, begun, ended, answer][..], true),
             (&[record, answer, begun, ended], false),
@@ -102,6 +109,10 @@ mod tests {
             (&[begun, record, ended, answer], false),
             (&[record, other, answer], false),
             (&[begun, ended, answer], false),
+            (&[record, at_once, answer], true),
+            (&[record, begun, failed, answer], false),
+            (&[record, failed_at_once, answer], false),
+            (&[record, failed_at_once, begun, ended, answer], true),
         ] {
             let trace = Trace::read(&lines.join("\n"), &["mark-a".to_owned()]);
             assert_eq!(trace.sync_of("mark-a", trace.answered[&4000][0]).is_some(), expected, "{lines:#?}");
