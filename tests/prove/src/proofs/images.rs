@@ -19,7 +19,10 @@ use std::{
 use tempfile::TempDir;
 use vestibule_storage_sled::{
     OpenError,
-    journal::faults::{Draw, Fault, FaultyFiles, Operation},
+    journal::{
+        faults::{Draw, Fault, FaultyFiles, Operation},
+        files::JournalFiles,
+    },
 };
 
 use crate::{
@@ -212,10 +215,7 @@ impl Camera {
         for _ in 0..1 + self.draw.below(2) {
             let crash = self.draw.bits();
             let disk = self.disk.crash(crash);
-            let is_flipped = self.draw.one_in(FLIPPED_ONE_IN);
-            if is_flipped {
-                self.flip(&disk);
-            }
+            let is_flipped = self.draw.one_in(FLIPPED_ONE_IN) && self.flip(&disk);
             let nested = (!is_flipped && self.draw.one_in(NESTED_ONE_IN)).then(|| self.draw.bits());
             let index = if self.draw.one_in(WITH_INDEX_ONE_IN) { copy_of(&self.index) } else { None };
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -226,18 +226,18 @@ impl Camera {
         }
     }
 
-    /// Flips one to three bits of one byte of one file.
-    fn flip(&mut self, disk: &FaultyFiles) {
+    /// Flips one to three bits of one byte of one file, and says whether the file is another then.
+    fn flip(&mut self, disk: &FaultyFiles) -> bool {
         let files: Vec<(PathBuf, Vec<u8>)> = disk
             .paths()
             .into_iter()
             .filter_map(|path| Some((path.clone(), disk.content(&path).filter(|bytes| !bytes.is_empty())?)))
             .collect();
-        let Some((path, bytes)) = files.get(index(self.draw.below(u64::try_from(files.len()).unwrap_or(1).max(1))))
+        let Some((path, before)) = files.get(index(self.draw.below(u64::try_from(files.len()).unwrap_or(1).max(1))))
         else {
-            return;
+            return false;
         };
-        let mut bytes = bytes.clone();
+        let mut bytes = before.clone();
         let at = index(self.draw.below(u64::try_from(bytes.len()).unwrap_or(1)));
         if let Some(byte) = bytes.get_mut(at) {
             *byte ^= [1, 2, 0x80, 0x55, 0x41].get(index(self.draw.below(5))).copied().unwrap_or(1);
@@ -245,7 +245,9 @@ impl Camera {
         if let Some(geometry) = self.geometry {
             journal_file::fit_checksums(&mut bytes, geometry.salt);
         }
+        let is_another = bytes != *before;
         disk.put(path, bytes);
+        is_another
     }
 }
 
@@ -268,10 +270,10 @@ impl Watcher for WhileOpening {
 
 fn look_at(image: Image, entries: &[Entry], (dir, geometry): (&Path, Geometry), came_to: &mut Found) {
     let Image { disk, fates, index, is_flipped, nested, label } = image;
-    let mut look = |disk: &FaultyFiles, index: Option<TempDir>, label: &str| {
+    let mut look = |files: Arc<dyn JournalFiles>, label: &str| {
         came_to.images += 1;
-        let seen =
-            lay_out(dir, index).and_then(|()| open_and_judge(disk, dir, entries, &fates, (geometry, is_flipped)));
+        let seen = lay_out(dir, index.as_ref())
+            .and_then(|()| open_and_judge(files, dir, entries, &fates, (geometry, is_flipped)));
         match seen {
             Ok(Seen::Whole { is_torn }) => came_to.counts.torn += u64::from(is_torn),
             Ok(Seen::Cut) => came_to.counts.cut += 1,
@@ -282,23 +284,13 @@ fn look_at(image: Image, entries: &[Entry], (dir, geometry): (&Path, Geometry), 
         let acknowledged = fates.iter().filter(|fate| **fate == Fate::Durable).count();
         came_to.counts.acknowledged += u64::try_from(acknowledged).unwrap_or(0);
     };
-    let Some(seed) = nested else { return look(&disk, index, &label) };
+    let Some(seed) = nested else { return look(Arc::new(disk), &label) };
     let watcher = Arc::new(WhileOpening { disk: disk.clone(), state: Mutex::new((Draw(seed), None)) });
-    let opened = lay_out(dir, None).and_then(|()| {
-        let files = WatchedFiles { disk: disk.clone(), watcher: watcher.clone() };
-        engine::open(Arc::new(files), dir, geometry).map(drop).map_err(|error| error.to_string())
-    });
+    look(Arc::new(WatchedFiles { disk, watcher: watcher.clone() }), &label);
     let inner = watcher.state.lock().unwrap_or_else(PoisonError::into_inner).1.take();
-    match (opened, inner) {
-        (Ok(()), Some(inner)) => {
-            look(&inner, index, &format!("{label}, and again while opening ({seed})"));
-            came_to.counts.nested += 1;
-        }
-        (Ok(()), None) => look(&disk, index, &label),
-        (Err(error), _) => {
-            came_to.images += 1;
-            came_to.misses.push(format!("{label}: it does not open: {error}"));
-        }
+    if let Some(inner) = inner {
+        look(Arc::new(inner), &format!("{label}, and again while opening ({seed})"));
+        came_to.counts.nested += 1;
     }
 }
 
@@ -312,13 +304,13 @@ enum Seen {
 }
 
 fn open_and_judge(
-    disk: &FaultyFiles,
+    files: Arc<dyn JournalFiles>,
     dir: &Path,
     entries: &[Entry],
     fates: &[Fate],
     (geometry, is_flipped): (Geometry, bool),
 ) -> Result<Seen, String> {
-    let opened = match engine::open(Arc::new(disk.clone()), dir, geometry) {
+    let opened = match engine::open(files, dir, geometry) {
         Ok(opened) => opened,
         Err(OpenError::Damaged { .. } | OpenError::OtherServer { .. } | OpenError::NewerFormat { .. })
             if is_flipped =>
@@ -338,7 +330,7 @@ fn open_and_judge(
 }
 
 /// Puts a look-up store, or none, where the engine of a life had its own: the paths on its disk say where that is.
-fn lay_out(dir: &Path, index: Option<TempDir>) -> Result<(), String> {
+fn lay_out(dir: &Path, index: Option<&TempDir>) -> Result<(), String> {
     let words = |error: io::Error| format!("{}: {error}", dir.display());
     for entry in fs::read_dir(dir).map_err(words)? {
         let path = entry.map_err(words)?.path();
