@@ -221,7 +221,7 @@ pub type AtCall = Box<dyn FnMut(Operation, &Path, &mut Ledger) + Send>;
 /// Holds the writer where bursts begin, and calls whoever wants to know.
 pub struct Watch {
     ledger: Mutex<Ledger>,
-    at_call: Mutex<Option<AtCall>>,
+    at_call: Mutex<AtCall>,
     gate: Mutex<Gate>,
     moved: Condvar,
 }
@@ -247,11 +247,6 @@ impl Watch {
     fn set(&self, gate: Gate) {
         *self.gate() = gate;
         self.moved.notify_all();
-    }
-
-    /// From now on, at each call that changes something.
-    pub fn at_each_call(&self, at_call: AtCall) {
-        *self.at_call.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_call);
     }
 
     /// Waits until the first of a burst is being written, or was refused without a write.
@@ -280,9 +275,8 @@ impl Watcher for Watch {
             self.set(Gate::Holding);
             self.wait_while(Gate::Holding);
         }
-        if let Some(at_call) = self.at_call.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            at_call(operation, path, &mut self.ledger());
-        }
+        let mut at_call = self.at_call.lock().unwrap_or_else(PoisonError::into_inner);
+        at_call(operation, path, &mut self.ledger());
     }
 }
 
@@ -298,16 +292,11 @@ pub struct Life {
 }
 
 impl Life {
-    /// On an empty disk.
+    /// On an empty disk; `at_call` is told of everything from the first call on.
     ///
     /// # Errors
     /// The engine does not open.
-    pub fn begin(
-        dir: &Path,
-        geometry: Geometry,
-        at_call: Option<AtCall>,
-        disk: FaultyFiles,
-    ) -> Result<Self, OpenError> {
+    pub fn begin(dir: &Path, geometry: Geometry, at_call: AtCall, disk: FaultyFiles) -> Result<Self, OpenError> {
         let watch = Arc::new(Watch {
             ledger: Mutex::default(),
             at_call: Mutex::new(at_call),

@@ -144,8 +144,7 @@ fn errand(trouble: Trouble, settings: &Settings) -> Result<Done, String> {
     let readable = |now: Option<Stores>| *stores.lock().unwrap_or_else(PoisonError::into_inner) = now;
     let stalled_wrong: Arc<Mutex<Vec<String>>> = Arc::default();
     let stall = Stall { trouble, changes: changes.clone(), stores: stores.clone(), wrong: stalled_wrong.clone() };
-    let mut life = opened_in_the_end(|| Life::begin(&dir, GEOMETRY, None, disk.clone()))?;
-    life.watch.at_each_call(stall.at_call());
+    let mut life = opened_in_the_end(|| Life::begin(&dir, GEOMETRY, stall.clone().at_call(), disk.clone()))?;
     readable(Some(life.opened.stores.clone()));
     let mut draw = Draw(settings.seed);
     for round in 0..2 {
@@ -237,6 +236,7 @@ fn opened_in_the_end<T, E: Into<Opening>>(mut open: impl FnMut() -> Result<T, E>
 }
 
 /// Holds one call up.
+#[derive(Clone)]
 struct Stall {
     trouble: Trouble,
     changes: Arc<AtomicU64>,

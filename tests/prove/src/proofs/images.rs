@@ -161,7 +161,7 @@ fn live(number: u64, settings: &Settings, came_to: &mut Found) -> Result<(), Str
         geometry: settings.has(&UNCHECKED_RECORDS).then_some(geometry),
         calls: 0,
     };
-    let begun = Life::begin(dir.path(), geometry, Some(camera.at_call()), disk);
+    let begun = Life::begin(dir.path(), geometry, camera.at_call(), disk);
     let mut life = begun.map_err(|error| format!("a new engine: {error}"))?;
     let bursts = 8 + draw.below(8);
     for burst in 0..bursts {
