@@ -4,7 +4,7 @@
 use std::{fs, sync::atomic::Ordering};
 
 use serde_json::{Value, json};
-use vestibule_scenery::{User, until};
+use vestibule_scenery::{PASSWORD, User, until};
 
 use crate::{
     load::{Book, CONNECTIONS, Stage, check, owner_on},
@@ -18,10 +18,13 @@ pub const PROOF: Proof = Proof {
     full: 20,
     quick: 4,
     run,
-    plants: &[&OLD_BACKUP],
+    plants: &[&OLD_BACKUP, &KEY_KEPT],
 };
 
 static OLD_BACKUP: Plant = Plant { name: "old-backup", what: "the backup of the round before is restored", cases: 2 };
+
+static KEY_KEPT: Plant =
+    Plant { name: "key-kept", what: "the restored server still has the one-time key that was given out", cases: 2 };
 
 /// Knocks from other servers in each round.
 const THEIRS: usize = 300;
@@ -73,7 +76,13 @@ fn back_up_again_and_again(settings: &Settings, outcome: &mut Outcome) -> Result
         for book in &books {
             check_copy(&owner, book, &mut misses);
         }
-        let again = claim(&owner, &sender)?;
+        let again = if settings.has(&KEY_KEPT) {
+            let sender = restored.log_in("keys", PASSWORD);
+            upload_one_time_key(&sender, round)?;
+            claim(&owner, &sender)?
+        } else {
+            claim(&owner, &sender)?
+        };
         claimed_keys += u64::from(given.is_some());
         if given.is_some() && again == given {
             misses.push(format!("the one-time key {given:?} was given out twice"));
