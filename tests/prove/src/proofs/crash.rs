@@ -103,25 +103,26 @@ fn kill_again_and_again(settings: &Settings, outcome: &mut Outcome) -> Result<()
 }
 
 /// Ends the journal before the record of the last knock that was acknowledged.
-fn lose_last_record(stage: &Stage, book: &Book) -> Result<(), String> {
+pub fn lose_last_record(stage: &Stage, book: &Book) -> Result<(), String> {
     let dir = stage.server.data_dir().join("journal");
     let words = |error: std::io::Error| format!("{}: {error}", dir.display());
     let entries: Result<Vec<PathBuf>, _> =
         fs::read_dir(&dir).map_err(words)?.map(|entry| entry.map(|entry| entry.path())).collect();
-    let newest = entries
-        .map_err(words)?
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|extension| extension == "journal"))
-        .max();
-    let newest = newest.ok_or("there is no journal")?;
-    let bytes = fs::read(&newest).map_err(words)?;
-    for mark in book.heard().iter().rev() {
-        let has_mark = |record: &[u8]| record.windows(mark.len()).any(|window| window == mark.as_bytes());
-        let found =
-            journal_file::records(&bytes).into_iter().find(|range| bytes.get(range.clone()).is_some_and(has_mark));
-        if let Some(record) = found {
-            return fs::write(&newest, bytes.get(..record.start).unwrap_or_default()).map_err(words);
+    let mut segments = entries.map_err(words)?;
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "journal"));
+    segments.sort_unstable();
+    // The newest may be empty: a program that ends in order begins it to seal the one before.
+    for segment in segments.iter().rev() {
+        let bytes = fs::read(segment).map_err(words)?;
+        for mark in book.heard().iter().rev() {
+            let has_mark = |record: &[u8]| record.windows(mark.len()).any(|window| window == mark.as_bytes());
+            let found =
+                journal_file::records(&bytes).into_iter().find(|range| bytes.get(range.clone()).is_some_and(has_mark));
+            if let Some(record) = found {
+                return fs::write(segment, bytes.get(..record.start).unwrap_or_default()).map_err(words);
+            }
         }
+        fs::remove_file(segment).map_err(words)?;
     }
-    Err("the newest segment has no acknowledged knock".to_owned())
+    Err("the journal has no acknowledged knock".to_owned())
 }

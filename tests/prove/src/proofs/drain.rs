@@ -13,6 +13,7 @@ use vestibule_storage_sled::journal::faults::Draw;
 use crate::{
     load::{Book, CONNECTIONS, Stage, check},
     proof::{Outcome, Plant, Proof, Settings},
+    proofs::crash::lose_last_record,
 };
 
 pub const PROOF: Proof = Proof {
@@ -21,11 +22,14 @@ pub const PROOF: Proof = Proof {
     full: 50,
     quick: 10,
     run,
-    plants: &[&KILLED],
+    plants: &[&KILLED, &LOST_RECORD],
 };
 
 static KILLED: Plant =
     Plant { name: "killed", what: "the program is killed where it should be asked to end", cases: 2 };
+
+static LOST_RECORD: Plant =
+    Plant { name: "lost-record", what: "the journal ends before the last acknowledged record", cases: 2 };
 
 /// What the program promises.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -74,6 +78,9 @@ fn end_again_and_again(settings: &Settings, outcome: &mut Outcome) -> Result<(),
         }
         if took > ENDS_WITHIN {
             misses.push(format!("it took {took:?} to end"));
+        }
+        if settings.has(&LOST_RECORD) {
+            lose_last_record(&stage, &book)?;
         }
         stage.server.restart();
         check(&stage.owner, &book, &mut misses);
