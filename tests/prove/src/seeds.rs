@@ -2,6 +2,7 @@
 //! May not: draw from anything else once there is a seed.
 
 use rand::{SeedableRng, rngs::StdRng};
+use vestibule_storage_sled::journal::faults::Draw;
 
 /// A new seed. Short, because people copy it. `None` when the system has no randomness to give.
 pub fn draw() -> Option<u64> {
@@ -12,6 +13,15 @@ pub fn draw() -> Option<u64> {
 
 /// The generator of one case: cases do not depend on how many ran before them.
 pub fn of_case(seed: u64, case: u64) -> StdRng {
-    // An odd constant spreads neighbours; the generator mixes the rest.
-    StdRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ case)
+    StdRng::seed_from_u64(mixed(seed, case))
+}
+
+/// The same with the generator of the disks that fail.
+pub fn draw_of_case(seed: u64, case: u64) -> Draw {
+    Draw(mixed(seed, case))
+}
+
+/// An odd constant spreads neighbours; the generators mix the rest.
+fn mixed(seed: u64, case: u64) -> u64 {
+    seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ case
 }

@@ -12,12 +12,12 @@ use std::{
 };
 
 use vestibule_scenery::{send_signal, until};
-use vestibule_storage_sled::journal::faults::Draw;
 
 use crate::{
     journal_file,
     load::{Book, CONNECTIONS, Stage, check},
     proof::{Outcome, Plant, Proof, Settings},
+    seeds,
 };
 
 pub const PROOF: Proof = Proof {
@@ -55,7 +55,7 @@ fn kill_again_and_again(settings: &Settings, outcome: &mut Outcome) -> Result<()
     let mut books: Vec<Book> = Vec::new();
     let (mut in_flight, mut unsynced, mut appeared, mut slowest) = (0, 0, 0, Duration::ZERO);
     for round in 0..settings.cases {
-        let mut draw = Draw(settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ round);
+        let mut draw = seeds::draw_of_case(settings.seed, round);
         let enough = usize::try_from(ANSWERS_MIN + draw.below(ANSWERS_MORE)).unwrap_or(usize::MAX);
         let delay = Duration::from_micros(draw.below(KILL_WITHIN_US));
         let pid = stage.server.pid();

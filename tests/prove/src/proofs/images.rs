@@ -29,6 +29,7 @@ use crate::{
     engine::{self, Entry, Fate, Geometry, Ledger, Life, WatchedFiles, Watcher, judge},
     journal_file,
     proof::{Outcome, Plant, Proof, Settings},
+    seeds,
 };
 
 pub const PROOF: Proof = Proof {
@@ -146,7 +147,7 @@ struct Image {
 }
 
 fn live(number: u64, settings: &Settings, came_to: &mut Found) -> Result<(), String> {
-    let mut draw = Draw(settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
+    let mut draw = seeds::draw_of_case(settings.seed, number);
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let segment_bytes = [2_000, 20_000, 200_000].get(index(draw.below(3))).copied().unwrap_or(20_000);
     let geometry = Geometry { segment_bytes, salt: draw.bits() };
