@@ -16,7 +16,7 @@ use std::{
 
 use serde_json::{Value, json};
 use vestibule_scenery::{
-    Connection, FakePeer, Http, PASSWORD, SignedEvent, TestServer, User, encoded, send_knock_target,
+    Connection, FakePeer, Http, PASSWORD, SignedEvent, TestServer, User, encoded, send_knock_target, until,
 };
 
 use crate::program;
@@ -168,13 +168,23 @@ const ANYTHING: &str = "anything";
 /// What those who wait for a moment look at.
 #[derive(Default)]
 pub struct Progress {
-    pub acknowledged: AtomicUsize,
+    acknowledged: AtomicUsize,
     pub in_flight: AtomicUsize,
-    pub finished: AtomicUsize,
+    finished: AtomicUsize,
+}
+
+impl Progress {
+    /// Waits until so many were acknowledged, or everybody is done.
+    pub fn wait_for(&self, acknowledged: usize) {
+        until("answers, or all of them", || {
+            let is_over = self.finished.load(Ordering::SeqCst) == CONNECTIONS;
+            (is_over || self.acknowledged.load(Ordering::SeqCst) >= acknowledged).then_some(())
+        });
+    }
 }
 
 /// Connections of one load.
-pub const CONNECTIONS: usize = FEDERATION_CONNECTIONS + CLIENT_CONNECTIONS;
+const CONNECTIONS: usize = FEDERATION_CONNECTIONS + CLIENT_CONNECTIONS;
 
 /// One request to come.
 enum Knocker<'a> {

@@ -1,13 +1,13 @@
 //! **backup**: a backup that is taken under load, restored elsewhere, holds what was acknowledged before it began.
 //! May not: take a backup of a server that has nothing to do.
 
-use std::{fs, sync::atomic::Ordering};
+use std::fs;
 
 use serde_json::{Value, json};
-use vestibule_scenery::{PASSWORD, User, until};
+use vestibule_scenery::{PASSWORD, User};
 
 use crate::{
-    load::{Book, CONNECTIONS, Stage, check, owner_on},
+    load::{Book, Stage, check, owner_on},
     program,
     proof::{Outcome, Plant, Proof, Settings},
 };
@@ -48,10 +48,7 @@ fn back_up_again_and_again(settings: &Settings, outcome: &mut Outcome) -> Result
         let name = format!("backup{round}");
         upload_one_time_key(&sender, round)?;
         let (_, (begun, finished)) = stage.load(round, THEIRS, |book, progress| {
-            until("answers, or all of them", || {
-                let is_over = progress.finished.load(Ordering::SeqCst) == CONNECTIONS;
-                (is_over || progress.acknowledged.load(Ordering::SeqCst) >= ANSWERS).then_some(())
-            });
+            progress.wait_for(ANSWERS);
             let begun = book.as_of_now();
             (begun, stage.server.run(&["backup", &name]))
         });

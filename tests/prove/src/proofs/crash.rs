@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vestibule_scenery::{send_signal, until};
+use vestibule_scenery::send_signal;
 
 use crate::{
     journal_file,
-    load::{Book, CONNECTIONS, Stage, check},
+    load::{Book, Stage, check},
     proof::{Outcome, Plant, Proof, Settings},
     seeds,
 };
@@ -60,10 +60,7 @@ fn kill_again_and_again(settings: &Settings, outcome: &mut Outcome) -> Result<()
         let delay = Duration::from_micros(draw.below(KILL_WITHIN_US));
         let pid = stage.server.pid();
         let (book, ()) = stage.load(round, THEIRS, |_, progress| {
-            until("answers, or all of them", || {
-                let is_over = progress.finished.load(Ordering::SeqCst) == CONNECTIONS;
-                (is_over || progress.acknowledged.load(Ordering::SeqCst) >= enough).then_some(())
-            });
+            progress.wait_for(enough);
             // No condition: any moment must do.
             thread::park_timeout(delay);
             in_flight += u64::from(progress.in_flight.load(Ordering::SeqCst) > 0);
