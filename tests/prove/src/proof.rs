@@ -100,6 +100,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of a run that may end with an error: that is a miss, but finds no planted fault, for it may be the planting that failed.
+    pub fn of(settings: &Settings, run: impl FnOnce(&Settings, &mut Self) -> Result<(), String>) -> Self {
+        let mut outcome = Self::default();
+        if let Err(miss) = run(settings, &mut outcome) {
+            outcome.miss(miss);
+            outcome.is_broken_off = true;
+        }
+        outcome
+    }
+
     /// Of a run that did not come to its end.
     pub fn broken_off() -> Self {
         let misses = vec!["it did not come to its end: see the panic above".to_owned()];

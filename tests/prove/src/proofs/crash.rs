@@ -25,7 +25,7 @@ pub const PROOF: Proof = Proof {
     shows: "what was acknowledged survives a SIGKILL under load, and what was refused never appears",
     full: 200,
     quick: 40,
-    run,
+    run: |settings| Outcome::of(settings, kill_again_and_again),
     plants: &[&LOST_RECORD],
 };
 
@@ -41,14 +41,6 @@ const ANSWERS_MORE: u64 = 60;
 const KILL_WITHIN_US: u64 = 60_000;
 /// Rounds after which every room so far is looked at again.
 const AGAIN_EVERY: u64 = 40;
-
-fn run(settings: &Settings) -> Outcome {
-    let mut outcome = Outcome::default();
-    if let Err(miss) = kill_again_and_again(settings, &mut outcome) {
-        outcome.miss(miss);
-    }
-    outcome
-}
 
 fn kill_again_and_again(settings: &Settings, outcome: &mut Outcome) -> Result<(), String> {
     let mut stage = Stage::usual()?;

@@ -21,7 +21,7 @@ pub const PROOF: Proof = Proof {
     shows: "after SIGTERM under load the program answers what it made, ends with 0 within 10 s and has lost nothing",
     full: 50,
     quick: 10,
-    run,
+    run: |settings| Outcome::of(settings, end_again_and_again),
     plants: &[&KILLED, &LOST_RECORD],
 };
 
@@ -39,14 +39,6 @@ const THEIRS: usize = 300;
 const ANSWERS_MIN: u64 = 20;
 const ANSWERS_MORE: u64 = 80;
 const SIGNAL_WITHIN_US: u64 = 20_000;
-
-fn run(settings: &Settings) -> Outcome {
-    let mut outcome = Outcome::default();
-    if let Err(miss) = end_again_and_again(settings, &mut outcome) {
-        outcome.miss(miss);
-    }
-    outcome
-}
 
 fn end_again_and_again(settings: &Settings, outcome: &mut Outcome) -> Result<(), String> {
     let mut stage = Stage::usual()?;
