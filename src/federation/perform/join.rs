@@ -222,11 +222,7 @@ impl Federation {
             }
             return Ok(());
         }
-        let content = join.event.to_object().ok().and_then(|mut event| event.remove("content"));
-        let content = match content {
-            Some(CanonicalJsonValue::Object(content)) => content,
-            _ => CanonicalJsonObject::new(),
-        };
+        let content = join.event.content_object().unwrap_or_default();
         let wanted =
             JoinElsewhere { user_id: user_id.to_owned(), room_id: room_id.to_owned(), via: join.via.clone(), content };
         self.perform_join(wanted, attempt).await
@@ -264,9 +260,11 @@ impl Federation {
             since: self.inner.clock.now(),
         };
         let begin = BeginJoin { user_id: wanted.user_id.clone(), join: intent };
+        // It may be written down although nobody can say so.
+        sending.begun = Some(join.version.clone());
         let begun = self.inner.rooms.ask_out_of_band(&wanted.room_id, &join.version, begin).await;
         begun.map_err(|error| PerformError::of_room(error, |never| match never {}))?;
-        (sending.is_written, sending.begun) = (true, Some(join.version.clone()));
+        sending.is_written = true;
         Ok(())
     }
 
@@ -292,7 +290,10 @@ impl Federation {
             sending.is_unsure |= error.may_have_been_done();
             PerformError::of(&error)
         })?;
-        let answer = self.read_answer(server, &join, reply.body).await?;
+        // Whatever is wrong with the answer, the user has joined there.
+        let answer = self.read_answer(server, &join, reply.body).await;
+        sending.is_unsure |= answer.is_err();
+        let answer = answer?;
         let join_event = Arc::clone(&answer.join);
         match self.import(&wanted.room_id, &join.version, answer).await {
             Ok(()) => Ok(()),

@@ -12,7 +12,7 @@ use vestibule_storage::{
 };
 
 use super::{
-    Federation,
+    Federation, PerformError,
     flights::{FlightKey, Flow},
     knock::is_intent,
 };
@@ -66,14 +66,19 @@ impl Federation {
             drop(waiting);
             let flights = federation.under_way.flights.clone();
             let (user_id, room_id, flow) = key.clone();
+            let performing = federation.clone();
             let again = async move {
                 match flow {
-                    Flow::Knock => federation.knock_again(&user_id, &room_id, attempt).await,
-                    Flow::Join => federation.join_again(&user_id, &room_id, attempt).await,
+                    Flow::Knock => performing.knock_again(&user_id, &room_id, attempt).await,
+                    Flow::Join => performing.join_again(&user_id, &room_id, attempt).await,
                 }
             };
-            if let Err(error) = flights.run(key, again).await {
+            if let Err(error) = flights.run(key.clone(), again).await {
                 log::debug!(flow:?, attempt, error:%; "what was interrupted did not get through");
+                // Our store could not say what there is to be done.
+                if matches!(error, PerformError::Storage(_)) && attempt <= AGAIN_MAX {
+                    federation.go_on(key, attempt.saturating_add(1));
+                }
             }
         });
     }

@@ -1,7 +1,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use vestibule_actors::{
 use vestibule_protocol::fixture::{ALICE, user};
 use vestibule_storage::room::{OutOfBand, Progress};
 
-use super::resident::{ANNA, OTHER, Resident, Us, reason, refusal, refusal_of};
+use super::resident::{ANNA, OTHER, Resident, Us, ok, reason, refusal, refusal_of};
 use crate::{
     egress::EgressError,
     perform::{JoinElsewhere, KnockElsewhere, PerformError},
@@ -69,6 +69,33 @@ async fn interrupted(resident: &Resident, us: &Us) {
     let begun = begun(us, resident).unwrap();
     assert_eq!((begun.membership, begun.progress), (MembershipState::Join, Progress::Asking));
     assert!(read(us.storage.stores().rooms.room(&resident.room_id())).is_none());
+}
+
+#[test]
+fn a_join_whose_answer_is_of_no_use_was_taken_and_is_asked_for_again() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "public").await;
+        let honest = resident.answering();
+        let is_broken = Arc::new(AtomicBool::new(true));
+        let broken = is_broken.clone();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                let (answer, is_send) = (honest(sent), sent.target.contains("send_join"));
+                let breaks = is_send && broken.load(Ordering::SeqCst);
+                Box::pin(async move {
+                    let answer = answer.await;
+                    if breaks { ok(&json!({ "state": "lost on the way" })) } else { answer }
+                })
+            }),
+            resident.clock(),
+        );
+        us.federation.join(join_via(&resident, &[RESIDENT])).await.unwrap_err();
+        assert!(begun(&us, &resident).is_some() && !is_joined(&us, &resident));
+        is_broken.store(false, Ordering::SeqCst);
+        advance(Duration::from_secs(61)).await;
+        until("it is asked for again", || is_joined(&us, &resident)).await;
+        assert_eq!(begun(&us, &resident), None);
+    });
 }
 
 #[test]

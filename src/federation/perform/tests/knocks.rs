@@ -1,5 +1,8 @@
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -324,6 +327,37 @@ fn a_knock_that_may_have_been_taken_waits_until_somebody_can_be_reached() {
         next.federation.resume().await;
         until("the knock is settled", || {
             next.out_of_band(&resident.room_id()).is_some_and(|knock| knock.progress == Progress::Settled)
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_store_that_cannot_be_read_when_a_knock_is_to_be_sent_again_only_puts_it_off() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        let honest = resident.answering();
+        let is_silent = Arc::new(AtomicBool::new(true));
+        let silent = is_silent.clone();
+        let us = Us::new(
+            Peers::slow(move |sent| {
+                if sent.target.contains("send_knock") && silent.load(Ordering::SeqCst) {
+                    Box::pin(async { Err(EgressError::Timeout) })
+                } else {
+                    honest(sent)
+                }
+            }),
+            resident.clock(),
+        );
+        us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap_err();
+        is_silent.store(false, Ordering::SeqCst);
+        us.storage.fail_reads(1);
+        advance(Duration::from_secs(61)).await;
+        settle().await;
+        assert_eq!(us.sent("send_knock").len(), 1, "our store is asked first, and says nothing");
+        advance(Duration::from_secs(121)).await;
+        until("the knock is settled", || {
+            us.out_of_band(&resident.room_id()).is_some_and(|knock| knock.progress == Progress::Settled)
         })
         .await;
     });
