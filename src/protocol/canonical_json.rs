@@ -319,6 +319,38 @@ mod tests {
         }
     }
 
+    /// What a value holds beside itself, without what an allocator or a map spends.
+    fn held(value: &CanonicalJsonValue) -> usize {
+        match value {
+            CanonicalJsonValue::String(text) => text.len(),
+            CanonicalJsonValue::Array(list) => list.iter().map(|entry| VALUE_BYTES + held(entry)).sum(),
+            CanonicalJsonValue::Object(map) => {
+                map.iter().map(|(key, entry)| size_of::<String>() + key.len() + VALUE_BYTES + held(entry)).sum()
+            }
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn what_a_text_weighs_parsed_is_no_less_than_it_holds_and_not_much_more() {
+        let many = |entry: &str| format!("[{entry}{}]", format!(",{entry}").repeat(999));
+        let keys: Vec<String> = (0..1000).map(|number| format!("\"{number}\":0")).collect();
+        for (what, value) in [
+            ("a long string", format!("\"{}\"", "x".repeat(10_000))),
+            ("a long key", format!("{{\"{}\":0}}", "x".repeat(10_000))),
+            ("a list", many("0")),
+            ("lists of one", many("[0]")),
+            ("maps of one", many("{\"\":0}")),
+            ("a map", format!("{{{}}}", keys.join(","))),
+            ("short strings", many("\"x\"")),
+        ] {
+            let text = CanonicalText::read(format!("{{\"k\":{value}}}").as_bytes()).unwrap();
+            let holds = held(&CanonicalJsonValue::Object(text.parse().unwrap()));
+            let weighs = text.parsed_bytes();
+            assert!(weighs >= holds && weighs <= 12 * holds, "{what}: {weighs} for {holds}");
+        }
+    }
+
     #[test]
     fn each_kind_of_text_gets_its_verdict() {
         let deep = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));

@@ -53,7 +53,23 @@ pub(super) fn read_event(text: &RawValue, version: &RoomVersion) -> Option<Shape
 
 #[cfg(test)]
 mod tests {
+    use ruma::RoomVersionId;
+    use vestibule_protocol::fixture::RoomFixture;
+
     use super::*;
+
+    #[test]
+    fn an_event_may_be_written_in_so_many_bytes() {
+        let room = RoomFixture::knockable(RoomVersionId::V11).build();
+        let event = room.state().create().unwrap().json();
+        let written = |bytes: usize| {
+            let text = format!("{{{}{}", " ".repeat(bytes - event.len()), event.strip_prefix('{').unwrap());
+            assert_eq!(text.len(), bytes);
+            read_event(&RawValue::from_string(text).unwrap(), room.version()).is_some()
+        };
+        assert!(written(event.len()) && written(EVENT_TEXT_BYTES_MAX));
+        assert!(!written(EVENT_TEXT_BYTES_MAX + 1));
+    }
 
     #[test]
     fn a_list_ends_where_no_room_goes_on() {

@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::{BoxFuture, join};
 use ruma::{OwnedEventId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use vestibule_actors::testing::{RESIDENT, message, read, server, until};
 use vestibule_protocol::{
     fixture::{ALICE, user},
@@ -12,7 +13,7 @@ use vestibule_storage::memory::MemoryStorage;
 
 use super::resident::{ANNA, OTHER, Resident, Us, ok, reason, refusal};
 use crate::{
-    perform::{JoinElsewhere, MISSING_ROUNDS_MAX, NotReceived},
+    perform::{JoinElsewhere, MISSING_DEADLINE, MISSING_ROUNDS_MAX, NotReceived},
     testing::{Answer, Peers, Sent, on_paused_time},
 };
 
@@ -274,7 +275,9 @@ fn a_server_that_answers_nothing_does_not_keep_the_events_of_others_out() {
         let stuck = us.federation.receive(&silent, &room_id, resident.object(&said[1]));
         let received = async {
             until("the silent server is asked", || !us.sent("get_missing_events").is_empty()).await;
+            let begun = Instant::now();
             us.federation.receive(&honest, &room_id, resident.object(&said[2])).await.unwrap();
+            assert!(begun.elapsed() < MISSING_DEADLINE, "{:?}", begun.elapsed());
             us.timeline(&room_id)
         };
         let (_, timeline) = join(stuck, received).await;
