@@ -1,13 +1,18 @@
 //! The door from requests to the CPU pool that rooms use too: work over about a millisecond, such as argon2.
 //! May not: let callers queue without bound; a flood of logins must not hold up rooms that load.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
+use crate::error::MatrixError;
+
 /// Jobs of requests that may wait or run at once. Ours: at 50 ms a job on two threads the last one waits under a second.
 const JOBS_MAX: usize = 32;
+
+/// What a client waits when all processors are busy: the queue drains in about that time. Ours.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The pool as requests see it. Clones share it.
 #[derive(Clone, Debug)]
@@ -25,6 +30,15 @@ pub enum CpuPoolError {
     /// The job panicked, or the program is stopping.
     #[error("the job did not end")]
     Lost,
+}
+
+impl From<CpuPoolError> for MatrixError {
+    fn from(error: CpuPoolError) -> Self {
+        match error {
+            CpuPoolError::Busy => Self::limit_exceeded(BUSY_PAUSE),
+            CpuPoolError::Lost => Self::internal(),
+        }
+    }
 }
 
 impl CpuPool {

@@ -189,6 +189,11 @@ impl Pdu {
         serde_json::from_str(self.content.get()).ok()
     }
 
+    /// Its content as an object. `None` when it is none, or has two readings.
+    pub fn content_object(&self) -> Option<CanonicalJsonObject> {
+        canonical_json::parse_object(self.content.get().as_bytes()).ok()
+    }
+
     /// When its server says it was sent. Chosen by the sender: never order or authorize by it.
     pub fn origin_server_ts(&self) -> UnixMillis {
         self.origin_server_ts.into()

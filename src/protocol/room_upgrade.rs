@@ -17,7 +17,6 @@ use ruma::{
 
 pub use self::levels::closed_power_levels;
 use crate::{
-    canonical_json,
     membership::{CreateRefusal, handshake::member_content},
     pdu::Pdu,
     room_version::RoomVersion,
@@ -84,7 +83,7 @@ impl Upgrade {
             predecessor.extend([text("event_id", last_event.as_str())]);
         }
         content.insert("predecessor".to_owned(), CanonicalJsonValue::Object(predecessor));
-        let before = content_of(old).unwrap_or_default();
+        let before = old.content_object().unwrap_or_default();
         let stays = |(key, value): &(String, CanonicalJsonValue)| match key.as_str() {
             "type" => value.is_string(),
             "m.federate" => value.is_bool(),
@@ -113,7 +112,7 @@ impl Upgrade {
             predecessor.and_then(|predecessor| predecessor.remove("event_id"));
             content
         };
-        let Some(mut content) = content_of(create) else { return false };
+        let Some(mut content) = create.content_object() else { return false };
         let version = content.remove("room_version");
         content.remove("creator");
         version.as_ref().and_then(|version| version.as_str()) == Some(self.new_version.id().as_str())
@@ -179,7 +178,7 @@ impl Upgrade {
 
     /// The content of the old room's state. What versions up to 5 allowed and no later one has a form for stays behind.
     fn content(&self, kind: &StateEventType, state_key: &str) -> Option<CanonicalJsonObject> {
-        self.old.get(kind, state_key).and_then(|event| content_of(event))
+        self.old.get(kind, state_key).and_then(|event| event.content_object())
     }
 
     /// Aliases that did not move still lead to the old room, so the new one does not show them.
@@ -202,12 +201,12 @@ impl Upgrade {
 
     /// The rooms of a space. Those that were taken out of it have no `via`.
     fn space_children(&self) -> Vec<TakenState> {
-        let create = self.old.create().and_then(|create| content_of(create)).unwrap_or_default();
+        let create = self.old.create().and_then(|create| create.content_object()).unwrap_or_default();
         if create.get("type").and_then(|kind| kind.as_str()) != Some("m.space") {
             return Vec::new();
         }
         let children = self.old.of_type(&StateEventType::SpaceChild).filter_map(|(room_id, event)| {
-            let content = content_of(event).filter(|content| content.contains_key("via"))?;
+            let content = event.content_object().filter(|content| content.contains_key("via"))?;
             Some(self.taken(StateEventType::SpaceChild, room_id, content))
         });
         children.collect()
@@ -241,10 +240,6 @@ fn join_rules(mut content: CanonicalJsonObject, version: &RoomVersion) -> Canoni
     };
     content.extend([text("join_rule", narrower)]);
     content
-}
-
-fn content_of(event: &Pdu) -> Option<CanonicalJsonObject> {
-    canonical_json::parse_object(event.content().get().as_bytes()).ok()
 }
 
 fn text(key: &str, value: &str) -> (String, CanonicalJsonValue) {

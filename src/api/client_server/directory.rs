@@ -18,7 +18,6 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
 };
 use vestibule_actors::SendEvent;
-use vestibule_protocol::canonical_json;
 use vestibule_storage::accounts::{AccountChange, Alias};
 
 use self::{alias::without_aliases, standing::Standing};
@@ -94,7 +93,7 @@ async fn delete_alias(
 pub async fn forget_in_room(app: &App, user_id: &UserId, room_id: &RoomId, gone: &[OwnedRoomAliasId]) {
     let listed = app.stores.rooms.current_state_event(room_id, &StateEventType::RoomCanonicalAlias, "").await;
     let content: Option<CanonicalJsonObject> = match &listed {
-        Ok(Some(stored)) => canonical_json::parse_object(stored.event.content().get().as_bytes()).ok(),
+        Ok(Some(stored)) => stored.event.content_object(),
         _ => None,
     };
     let Some(content) = content.and_then(|content| without_aliases(content, gone)) else { return };

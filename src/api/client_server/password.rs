@@ -1,7 +1,7 @@
 //! Hashes and verifies passwords with argon2id.
 //! May not: keep, log or compare a password; only its PHC string leaves here.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use actix_web::http::StatusCode;
 use argon2::{
@@ -27,9 +27,6 @@ pub const PASSWORD_BYTES_MAX: usize = 512;
 
 /// Bytes of a salt, as the crate recommends.
 pub const SALT_BYTES: usize = 16;
-
-/// What a client waits when all processors hash: the queue drains in about that time.
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// A password as somebody typed it. Cannot be printed.
 #[derive(Clone, Deserialize)]
@@ -116,8 +113,8 @@ fn verify_now(password: &[u8], stored: &str) -> bool {
 impl From<PasswordError> for MatrixError {
     fn from(error: PasswordError) -> Self {
         match error {
-            PasswordError::Pool(CpuPoolError::Busy) => Self::limit_exceeded(BUSY_PAUSE),
-            PasswordError::Pool(CpuPoolError::Lost) | PasswordError::Refused => Self::internal(),
+            PasswordError::Pool(error) => error.into(),
+            PasswordError::Refused => Self::internal(),
         }
     }
 }

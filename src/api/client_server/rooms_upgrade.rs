@@ -15,7 +15,6 @@ mod tests;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use actix_web::{HttpResponse, web, web::Data};
@@ -41,14 +40,10 @@ use super::{
     rooms_send::hidden_room,
 };
 use crate::{
-    cpu_pool::CpuPoolError,
     error::MatrixError,
     extract::{Caller, ClientAddress, Ruma, answer},
     state::App,
 };
-
-/// What a client waits when too many jobs want a processor. Ours.
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the tombstone says to people.
 const TOMBSTONE_WORDS: &str = "This room has been replaced";
@@ -144,10 +139,7 @@ impl Wish {
     async fn create(&self, app: &App, upgrade: Upgrade) -> Result<OwnedRoomId, MatrixError> {
         let create_content = upgrade.create_content();
         // Bans are looked for among all members there ever were.
-        let taken = app.cpu.run(move || upgrade.state()).await.map_err(|error| match error {
-            CpuPoolError::Busy => MatrixError::limit_exceeded(BUSY_PAUSE),
-            CpuPoolError::Lost => MatrixError::internal(),
-        })??;
+        let taken = app.cpu.run(move || upgrade.state()).await??;
         let initial = taken.into_iter().map(|taken| self.initial_event(taken)).collect();
         let is_named_by_hash = self.new_version.room_id_is_create_hash();
         let message = CreateRoom {
@@ -170,8 +162,8 @@ impl Wish {
         }
     }
 
-    /// Sends the tombstone. If the room does not take it after all, since its rules have changed or its policy server does not
-    /// want it, the new room is nobody's: its maker leaves it.
+    /// Sends the tombstone. If the room surely does not take it, since its rules have changed, its policy server does not want it
+    /// or its mailbox is full, the new room is nobody's: its maker leaves it.
     async fn bury(&self, app: &App, new_room: &RoomId) -> Result<(), MatrixError> {
         let message = SendEvent {
             sender: self.user_id.clone(),
@@ -185,7 +177,7 @@ impl Wish {
             transaction: None,
         };
         let Err(error) = app.rooms.ask(&self.old_room, message).await else { return Ok(()) };
-        if matches!(error, AskError::Refused(_)) {
+        if matches!(error, AskError::Refused(_) | AskError::RoomNotHere | AskError::Overloaded) {
             let leave = WantedChange {
                 sender: self.user_id.clone(),
                 room_id: new_room,

@@ -33,7 +33,7 @@ const STATE_IDS_REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of an answer with a whole state. As for a join.
 const STATE_REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Time for a whole state and all its keys. Ours: the event that needs it waits so long, and the others of its room with it.
+/// Time for a whole state and all its keys. Ours: the event that needs it waits so long.
 const ACROSS_DEADLINE: Duration = Duration::from_mins(3);
 
 /// Events that are fetched one by one; if more are missing, the whole state is. Ours.

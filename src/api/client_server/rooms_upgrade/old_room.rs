@@ -9,7 +9,6 @@ use ruma::{
 };
 use vestibule_actors::SendEvent;
 use vestibule_protocol::{
-    canonical_json,
     pdu::Pdu,
     room_upgrade::{Upgrade, closed_power_levels},
 };
@@ -119,7 +118,9 @@ impl OldRoom<'_> {
                 moved.push(alias);
             }
         }
-        forget_in_room(self.app, self.user_id, self.room_id, &moved).await;
+        if !moved.is_empty() {
+            forget_in_room(self.app, self.user_id, self.room_id, &moved).await;
+        }
         Ok(())
     }
 
@@ -143,6 +144,6 @@ impl OldRoom<'_> {
 
     async fn content(&self, kind: &StateEventType) -> Result<Option<CanonicalJsonObject>, StorageError> {
         let stored = self.app.stores.rooms.current_state_event(self.room_id, kind, "").await?;
-        Ok(stored.and_then(|stored| canonical_json::parse_object(stored.event.content().get().as_bytes()).ok()))
+        Ok(stored.and_then(|stored| stored.event.content_object()))
     }
 }
