@@ -4,14 +4,14 @@
 //! Who took the knock may lie about the leave, refuse it, or be gone for good, and the room would go on holding the knock.
 //! Source: SECURITY T8: whoever took it first, else any that is known from what was shown of the room.
 
-use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId};
 use vestibule_protocol::membership::MembershipRefusal;
 use vestibule_storage::{
     outbox::{Delivery, OutboxEntry},
     room::OutOfBand,
 };
 
-use super::{Lookups, Room, RoomChange, RoomMessage, Turn, receive_answer::shown_senders};
+use super::{Lookups, Room, RoomChange, RoomMessage, Turn, leave_out_of_band::is_owed, receive_answer::shown_senders};
 
 /// Servers told of one leave, one after the other. Source: DESIGN section 5, SECURITY T11, as for knocks.
 pub const LEAVE_SERVERS_MAX: usize = 5;
@@ -37,9 +37,7 @@ impl RoomMessage for HandOnLeave {
 
     fn turn(&self, room: &mut Room, _: &Lookups) -> Turn<Self> {
         let Some(standing) = room.out_of_band.get(&self.user_id) else { return Turn::Answer(None) };
-        // One that a server has taken is authorized by more than what it ends.
-        let is_owed = standing.event.auth_events() == [self.event_id.clone()];
-        if standing.membership != MembershipState::Leave || !is_owed {
+        if !is_owed(standing, &self.event_id) {
             return Turn::Answer(None);
         }
         let mut servers = room.servers_to_tell(standing).into_iter();

@@ -3,7 +3,7 @@
 //! May not: wait for the other server.
 
 use ruma::{
-    CanonicalJsonObject, OwnedUserId, UserId,
+    CanonicalJsonObject, OwnedEventId, OwnedUserId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use vestibule_protocol::{
@@ -73,6 +73,12 @@ impl RoomMessage for LeaveOutOfBand {
         room.end_join(&self.user_id, &mut change);
         Turn::Commit(Box::new(change), ())
     }
+}
+
+/// Whether what stands is the leave that was made here for what it ends, and no server is known to have taken it: one that a
+/// server has taken is authorized by more than that.
+pub(super) fn is_owed(standing: &OutOfBand, ended: &OwnedEventId) -> bool {
+    standing.membership == MembershipState::Leave && standing.event.auth_events() == std::slice::from_ref(ended)
 }
 
 impl Room {

@@ -3,20 +3,22 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedUserId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedUserId, events::room::member::MembershipState};
 use vestibule_protocol::{
     membership::{MembershipRefusal, crossing::ends_invite},
     pdu::Pdu,
 };
 use vestibule_storage::room::{OutOfBand, Progress};
 
-use super::{Lookups, Room, RoomChange, RoomMessage, Turn};
+use super::{Lookups, Room, RoomChange, RoomMessage, Turn, leave_out_of_band::is_owed};
 
 /// A leave that a server of the room has taken.
 #[derive(Clone, Debug)]
 pub struct SettleLeave {
     /// Whose.
     pub user_id: OwnedUserId,
+    /// The knock or the invite that it was owed for.
+    pub event_id: OwnedEventId,
     /// The leave, as it stands in the room.
     pub leave: Arc<Pdu>,
 }
@@ -33,17 +35,17 @@ impl RoomMessage for SettleLeave {
         if standing.event.event_id() == self.leave.event_id() {
             return Turn::Answer(());
         }
-        let cites = |event_id| self.leave.auth_events().contains(event_id);
         let shown = &standing.event;
         let mut change = RoomChange::default();
         let has_ended = match standing.membership {
-            MembershipState::Leave if *shown.sender() == self.user_id && shown.auth_events().iter().all(cites) => {
-                // The user knows. An invite that crossed the leave and comes later is held against what stands in the room.
+            MembershipState::Leave if is_owed(&standing, &self.event_id) => {
+                // The user knows. An invite that crossed the leave and comes later is held against what stands in the room,
+                // which may cite that invite in place of the knock.
                 let told = OutOfBand { event: self.leave.clone(), ..standing };
                 room.keep_out_of_band(self.user_id.clone(), told, &mut change);
                 return Turn::Commit(Box::new(change), ());
             }
-            MembershipState::Knock => cites(&shown.event_id().to_owned()),
+            MembershipState::Knock => self.leave.cites_as_auth(shown.event_id()),
             MembershipState::Invite => ends_invite(&self.leave, shown),
             _ => false,
         };

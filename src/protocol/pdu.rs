@@ -214,6 +214,11 @@ impl Pdu {
         &self.auth_events
     }
 
+    /// Whether it names that event among those that authorize it.
+    pub fn cites_as_auth(&self, event_id: &EventId) -> bool {
+        self.auth_events.iter().any(|id| id == event_id)
+    }
+
     /// What it redacts, if it is a redaction.
     pub fn redacts(&self) -> Option<&EventId> {
         self.redacts.as_deref()

@@ -143,10 +143,10 @@ impl Knocking {
     }
 
     /// Another server of the room takes Bob's leave, and its answer arrives.
-    async fn settle_leave(&self) {
+    async fn settle_leave(&self, knock: &OutOfBand) {
         let leave = self.resident.leave(&self.room, BOB).await;
         let leave = self.resident.stored(&self.room, &leave).unwrap().event;
-        let message = SettleLeave { user_id: user(BOB), leave };
+        let message = SettleLeave { user_id: user(BOB), event_id: knock.event.event_id().to_owned(), leave };
         self.peer.rooms.ask_out_of_band(&self.room.room_id, &self.room.version, message).await.unwrap();
     }
 
@@ -300,14 +300,15 @@ async fn leave_goes_to_no_further_server_once_one_has_taken_it_or_the_user_is_so
     let (this, knock) = knocking_through_two().await;
     this.leave().await.unwrap();
     assert_eq!(this.hand_on(&knock, "first.test").await, Some(server(RESIDENT)));
-    this.settle_leave().await;
+    this.settle_leave(&knock).await;
     assert_eq!(this.hand_on(&knock, "first.test").await, None, "taken");
 
     let (this, knock) = knocking_through_two().await;
     assert_eq!(this.hand_on(&knock, "first.test").await, None, "still knocking");
     this.leave().await.unwrap();
     this.resident.clock.advance(std::time::Duration::from_hours(2));
-    this.begin(&this.signed("again").await).await.unwrap();
+    let again = OutOfBand { via: knock.via.clone(), ..this.signed("again").await };
+    this.begin(&again).await.unwrap();
     assert_eq!(this.hand_on(&knock, "first.test").await, None, "knocking again");
 
     let (this, knock) = knocking_through_two().await;
@@ -336,10 +337,11 @@ async fn retraction_while_the_knock_is_being_sent_overtakes_its_answer() {
 
 #[actix::test]
 async fn of_an_invite_and_a_leave_that_cross_the_one_that_cites_the_other_came_last() {
-    let (this, _) = Knocking::knocking().await;
+    let (this, knock) = Knocking::knocking().await;
     this.leave().await.unwrap();
     let settle = |leave: &OwnedEventId| SettleLeave {
         user_id: user(BOB),
+        event_id: knock.event.event_id().to_owned(),
         leave: this.resident.stored(&this.room, leave).unwrap().event,
     };
     let ask = |message: SettleLeave| this.peer.rooms.ask_out_of_band(&this.room.room_id, &this.room.version, message);
@@ -358,10 +360,12 @@ async fn of_an_invite_and_a_leave_that_cross_the_one_that_cites_the_other_came_l
 
 #[actix::test]
 async fn invite_that_comes_after_the_leave_that_ended_it_changes_nothing() {
-    let (this, _) = Knocking::knocking().await;
+    let (this, knock) = Knocking::knocking().await;
     this.leave().await.unwrap();
+    // By the clocks it is newer than what Bob's server made for him when he left, which the room never saw.
+    this.resident.clock.advance(SECOND);
     let invite = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
-    this.settle_leave().await;
+    this.settle_leave(&knock).await;
     this.receive_invite(&invite).await.unwrap();
     assert_eq!(this.bob_is(), Some(MembershipState::Leave));
     // One that was made after the leave counts.
@@ -374,7 +378,7 @@ async fn invite_that_comes_after_the_leave_that_ended_it_changes_nothing() {
 async fn an_invite_and_a_leave_of_which_neither_cites_the_other_end_as_in_the_room() {
     for invite_comes_first in [true, false] {
         for invite_is_later in [true, false] {
-            let (mut this, _) = Knocking::knocking().await;
+            let (mut this, knock) = Knocking::knocking().await;
             this.leave().await.unwrap();
             // The template of the leave is asked for before the invite, and the leave comes after it.
             let mut template = this.resident.prepare_leave(&this.room, BOB).await.unwrap().event;
@@ -387,7 +391,11 @@ async fn an_invite_and_a_leave_of_which_neither_cites_the_other_end_as_in_the_ro
             template.extend(canonical(json!({ "origin_server_ts": at.0 })));
             let invite = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
             let leave = this.room.signed_leave(&template, BOB);
-            let settle = SettleLeave { user_id: user(BOB), leave: leave.pdu().clone() };
+            let settle = SettleLeave {
+                user_id: user(BOB),
+                event_id: knock.event.event_id().to_owned(),
+                leave: leave.pdu().clone(),
+            };
             this.resident.admit_leave(&this.room, leave).await.unwrap();
             let settled = async |peer: &World| {
                 peer.rooms.ask_out_of_band(&this.room.room_id, &this.room.version, settle.clone()).await.unwrap();

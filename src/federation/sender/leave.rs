@@ -175,7 +175,7 @@ async fn leave(
 
 /// The room of ours hears of it: an invite that crossed the leave on the way, and that the leave ends, is over for the user.
 async fn settle(inner: &Inner, row: &OutboxRow, user_id: &UserId, version: &RoomVersion, leave: Arc<Pdu>) -> Delivered {
-    let message = SettleLeave { user_id: user_id.to_owned(), leave };
+    let message = SettleLeave { user_id: user_id.to_owned(), event_id: row.event_id.clone(), leave };
     Delivered::of(inner.parts.rooms.ask_out_of_band(&row.room_id, version, message).await)
 }
 

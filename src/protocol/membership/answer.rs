@@ -87,7 +87,7 @@ pub fn out_of_band_answer(pdu: &Pdu, asked: &Asked<'_>, origin: &ServerName) -> 
     if pdu.sender() == asked.user_id {
         return Err(AnswerRefusal::OwnEvent);
     }
-    if !pdu.auth_events().iter().any(|event_id| event_id == asked.pending.event_id()) {
+    if !pdu.cites_as_auth(asked.pending.event_id()) {
         return Err(AnswerRefusal::NotCited);
     }
     let took_part = if pending == MembershipState::Knock {
@@ -120,7 +120,7 @@ pub fn ends_stay(pdu: &Pdu, state: &StateMap, us: &ServerName) -> bool {
     let Some(target) = target.filter(|target| target.server_name() == us && target != pdu.sender()) else {
         return false;
     };
-    state.member(&target).is_some_and(|standing| pdu.auth_events().iter().any(|id| id == standing.event_id()))
+    state.member(&target).is_some_and(|standing| pdu.cites_as_auth(standing.event_id()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub fn is_overtaken(event: &Pdu, standing: Option<&Pdu>) -> bool {
     standing.is_some_and(|standing| {
         matches!(standing.membership(), Some(MembershipState::Leave | MembershipState::Ban))
             && standing.sender() != event.sender()
-            && !event.auth_events().iter().any(|id| id == standing.event_id())
+            && !event.cites_as_auth(standing.event_id())
     })
 }
 
@@ -27,12 +27,11 @@ pub fn is_overtaken(event: &Pdu, standing: Option<&Pdu>) -> bool {
 ///
 /// Spec: <https://spec.matrix.org/v1.19/rooms/v2/#state-resolution>
 pub fn ends_invite(end: &Pdu, invite: &Pdu) -> bool {
-    let cites = |one: &Pdu, other: &Pdu| one.auth_events().iter().any(|id| id == other.event_id());
-    if cites(end, invite) {
+    if end.cites_as_auth(invite.event_id()) {
         return true;
     }
     let is_own = end.state_key() == Some(end.sender().as_str());
-    let is_beside = end.auth_events().iter().all(|id| invite.auth_events().contains(id));
+    let is_beside = end.auth_events().iter().all(|id| invite.cites_as_auth(id));
     let place = |event: &Pdu| (event.origin_server_ts(), event.event_id().to_owned());
     is_own && is_beside && place(end) > place(invite)
 }
