@@ -68,7 +68,19 @@ impl RoomMessage for AddHistory {
             rows.push(room.keep_history(judged, &mut change));
         }
         // Found from the newest back; a commit has them oldest first.
-        rows.into_iter().rev().for_each(|row| change.push_event(row));
+        rows.reverse();
+        let redactions: Vec<(Arc<Pdu>, Arc<Pdu>)> = rows
+            .iter()
+            .filter_map(|row| {
+                let among_them = rows.iter().map(|other| &other.event);
+                let redaction = room.redaction_of(&row.event, among_them.chain(room.graph.recent_events()))?;
+                Some((row.event.clone(), redaction))
+            })
+            .collect();
+        rows.into_iter().for_each(|row| change.push_event(row));
+        for (target, redaction) in redactions {
+            room.redact(&target, &redaction, &mut change);
+        }
         Turn::Commit(Box::new(change), count)
     }
 }

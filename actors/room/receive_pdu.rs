@@ -129,7 +129,8 @@ impl Room {
         let placement = self.place_incoming(event, &before).map_err(IncomingStop::Need)?;
         let mut change = RoomChange::default();
         let target = self.target_of_received_redaction(event, lookups);
-        let redaction = self.redaction_that_waits_for(event);
+        // As far back as memory goes.
+        let redaction = self.redaction_of(event, self.graph.recent_events());
         self.apply(Placed { source: Source::Received, event: event.clone(), before, placement }, None, &mut change);
         if let Some(target) = target {
             self.redact(&target, event, &mut change);
@@ -158,11 +159,16 @@ impl Room {
         self.may_empty(event, &target).then_some(target)
     }
 
-    /// A redaction that came before the event that it empties, on another fork, as far back as memory goes.
-    fn redaction_that_waits_for(&self, target: &Pdu) -> Option<Arc<Pdu>> {
+    /// Of these events the one that empties an event which comes after them: a redaction on another fork, or one that is newer
+    /// than the history in which its target comes.
+    pub(super) fn redaction_of<'a>(
+        &self,
+        target: &Pdu,
+        mut events: impl Iterator<Item = &'a Arc<Pdu>>,
+    ) -> Option<Arc<Pdu>> {
         let redacts_it =
             |event: &&Arc<Pdu>| event.redacts() == Some(target.event_id()) && event.standing() == Standing::Accepted;
-        self.graph.recent_events().filter(redacts_it).find(|event| self.may_empty(event, target)).cloned()
+        events.find(|event| redacts_it(event) && self.may_empty(event, target)).cloned()
     }
 
     fn may_empty(&self, redaction: &Pdu, target: &Pdu) -> bool {

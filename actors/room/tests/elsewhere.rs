@@ -18,7 +18,7 @@ use vestibule_protocol::{
         change::MembershipChange::{Ban, Invite, Join, Kick, Leave},
         handshake::HandshakeKind,
     },
-    pdu::{Pdu, Standing, event_builder::EventDraft},
+    pdu::{Pdu, Standing, checks::VerifiedPdu, event_builder::EventDraft},
     room_graph::StateBefore,
 };
 use vestibule_storage::outbox::Delivery;
@@ -528,6 +528,37 @@ async fn outlier_that_its_auth_events_do_not_allow_is_kept_as_rejected() {
     let topic_id = topic.pdu().event_id().to_owned();
     resident.rooms.ask(&room.room_id, ReceiveOutliers { events: vec![topic] }).await.unwrap();
     assert_eq!(resident.stored(&room, &topic_id).unwrap().event.standing(), Standing::Rejected);
+}
+
+#[actix::test]
+async fn history_that_was_redacted_since_or_in_it_comes_in_empty() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    let mut ids = Vec::new();
+    for body in ["since", "in it", "never"] {
+        ids.push(resident.send(&room, message(ALICE, body)).await.unwrap());
+    }
+    // What another server hands out need not be what it was told to empty.
+    let as_they_were: Vec<VerifiedPdu> = ids.iter().map(|id| resident.verified(&room.room_id, id)).collect();
+    let redact = async |target: &OwnedEventId| {
+        let mut redaction = event(ALICE, "m.room.redaction", None, json!({}));
+        redaction.redacts = Some(target.clone());
+        resident.send(&room, redaction).await.unwrap()
+    };
+    let in_it = redact(&ids[1]).await;
+    join(&resident, &peer, &room, BOB).await;
+    resident.deliver(&peer).await;
+    redact(&ids[0]).await;
+    resident.deliver(&peer).await;
+    let first = peer.timeline(&room).first().unwrap().event.clone();
+    let others = timeline(&resident, &room).into_iter().filter(|id| !ids.contains(id));
+    let events = others.map(|id| resident.verified(&room.room_id, &id)).chain(as_they_were).collect();
+    let history = AddHistory { before: first.event_id().to_owned(), events };
+    peer.rooms.ask(&room.room_id, history).await.unwrap();
+    for world in [&peer, &peer.restarted()] {
+        let is_empty = |id: &OwnedEventId| world.stored(&room, id).unwrap().event.content().get() == "{}";
+        assert_eq!([&ids[0], &ids[1], &ids[2]].map(is_empty), [true, true, false]);
+        assert_eq!(world.stored(&room, &ids[1]).unwrap().redacted_by, Some(in_it.clone()));
+    }
 }
 
 #[actix::test]
