@@ -11,10 +11,11 @@ use ruma::{
 use serde_json::json;
 use vestibule_protocol::{
     clock::Clock,
-    fixture::{ALICE, BOB, CAROL, EVE},
+    fixture::{ALICE, BOB, CAROL, EVE, user},
     membership::{
-        KnockRefusal, OVERTAKEN,
+        JoinRefusal, KnockRefusal, OVERTAKEN,
         change::MembershipChange::{Ban, Invite, Join, Kick, Unban},
+        handshake::HandshakeKind,
     },
 };
 
@@ -22,7 +23,7 @@ use vestibule_storage::memory::Failure;
 
 use super::support::DAVE;
 use crate::{
-    AskError, CheckDoor,
+    AdmitJoin, AskError, CheckDoor, PrepareJoin,
     testing::{CPU_PERMITS, TestRoom, World, event, message, server, settle, until},
 };
 
@@ -323,6 +324,38 @@ async fn knock_that_a_newer_leave_stands_in_place_of_is_refused_and_not_kept() {
     agrees_with_storage(&world, &room).await;
     world.knock(&room, BOB).await;
     assert_eq!(world.membership(&room, BOB), MembershipState::Knock);
+}
+
+#[actix::test]
+async fn join_from_before_a_ban_that_was_lifted_is_refused_and_the_lifting_stands() {
+    for version in [RoomVersionId::V7, RoomVersionId::V10, RoomVersionId::V12] {
+        let world = World::new();
+        world.clock.step_by(Duration::from_millis(1));
+        let room = world.knockable(version).await;
+        world.set_state(&room, "m.room.join_rules", json!({ "join_rule": "public" })).await;
+        let template = async || {
+            let (origin, offered) = (user(BOB).server_name().to_owned(), vec![room.version.id().clone()]);
+            let request = PrepareJoin { user_id: user(BOB), origin, offered, authorised_via: None };
+            world.rooms.ask(&room.room_id, request).await.unwrap().event
+        };
+        let admit = async |template| {
+            let join = room.signed(template, BOB, HandshakeKind::Join).into_join().unwrap();
+            world.rooms.ask(&room.room_id, AdmitJoin { join }).await
+        };
+        let early = template().await;
+        world.change(&room, ALICE, Ban, BOB).await.unwrap();
+        world.change(&room, ALICE, Unban, BOB).await.unwrap();
+
+        let refused = admit(early).await.unwrap_err();
+        assert!(
+            matches!(&refused, AskError::Refused(JoinRefusal::NotAuthorized { reason }) if reason == OVERTAKEN),
+            "{refused:?}"
+        );
+        assert_eq!(world.membership(&room, BOB), MembershipState::Leave);
+        agrees_with_storage(&world, &room).await;
+        admit(template().await).await.unwrap();
+        assert_eq!(world.membership(&room, BOB), MembershipState::Join);
+    }
 }
 
 /// Found by `cargo xtask prove --quick --seed 289599986 linear`: with the third user's knock Bob was banned again.
