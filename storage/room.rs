@@ -136,14 +136,14 @@ pub enum RoomOrigin {
 }
 
 /// A local user's membership in a room that this server is not in: a knock elsewhere, an invite from elsewhere, and how
-/// it ended.
+/// it ended. The same of a join elsewhere that has begun.
 ///
 /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#knocking-upon-a-room>
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutOfBand {
     /// The room's version.
     pub room_version: RoomVersionId,
-    /// What the user is to the room.
+    /// What the user is to the room; in a join that has begun, what comes of it.
     pub membership: MembershipState,
     /// Whether the other side is known to have it.
     pub progress: Progress,
@@ -151,7 +151,8 @@ pub struct OutOfBand {
     pub event: Arc<Pdu>,
     /// What the user is shown of the room: stripped events as JSON texts, the own member event not among them.
     pub stripped: Vec<String>,
-    /// Servers that are in the room as far as we know. The first is the one that took the knock or sent the invite.
+    /// Servers that are in the room as far as we know. The first is the one that took the knock or sent the invite, or that
+    /// is asked for the join.
     pub via: Vec<OwnedServerName>,
     /// When it came to be, by our clock.
     pub since: UnixMillis,

@@ -7,7 +7,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use ruma::{EventId, OwnedEventId, RoomVersionId};
+use ruma::{EventId, OwnedEventId, RoomId, RoomVersionId, UserId};
 
 /// The reference hash that names an event in room versions 3 and later.
 pub(crate) type EventHash = [u8; 32];
@@ -146,14 +146,20 @@ impl Table {
             Self::KeySignature => 0x2d,
             Self::DeviceList => 0x2e,
             Self::DeviceListChange => 0x2f,
-            Self::RemoteKeys => 0x30,
             Self::Inbox => 0x31,
             Self::InboxSize => 0x32,
             Self::SeenMessage => 0x33,
             Self::SeenMessageOrder => 0x34,
+            // 0x30 held the same, with rows among them that a change of the list had outdated.
+            Self::RemoteKeys => 0x35,
             Self::ServerKeys => 0x40,
         }
     }
+}
+
+/// Where the row of a user and a room lies in [`Table::OutOfBand`] or [`Table::Joining`].
+pub(crate) fn out_of_band_key(table: Table, room_id: &RoomId, user_id: &UserId) -> Key {
+    Key::of(table).text(room_id.as_str()).last(user_id.as_str())
 }
 
 /// How many rooms are stored.
@@ -469,11 +475,11 @@ mod tests {
             (Table::KeySignature, 0x2d),
             (Table::DeviceList, 0x2e),
             (Table::DeviceListChange, 0x2f),
-            (Table::RemoteKeys, 0x30),
             (Table::Inbox, 0x31),
             (Table::InboxSize, 0x32),
             (Table::SeenMessage, 0x33),
             (Table::SeenMessageOrder, 0x34),
+            (Table::RemoteKeys, 0x35),
             (Table::ServerKeys, 0x40),
         ];
         for (table, byte) in tables {

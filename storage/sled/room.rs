@@ -29,7 +29,7 @@ use self::view::{RoomView, corrupt};
 use crate::draft::transaction_key;
 use crate::fields::StoredForm;
 use crate::index::{Entry, Index};
-use crate::keys::{Key, KeyParts, ROOMS_STORED, Table, event_hash};
+use crate::keys::{Key, KeyParts, ROOMS_STORED, Table, event_hash, out_of_band_key};
 use crate::values::{CounterValue, EventValue, MembershipValue, RoomValue, TextValue, parsed};
 use crate::views::{Subject, Views, point, scan};
 
@@ -243,7 +243,7 @@ impl RoomReader for Rooms {
 
     fn out_of_band_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>> {
         point(&self.views, Subject::room(room_id), move |index| {
-            index.value(&Key::of(Table::OutOfBand).text(room_id.as_str()).last(user_id.as_str()))
+            index.value(&out_of_band_key(Table::OutOfBand, room_id, user_id))
         })
     }
 
@@ -258,7 +258,7 @@ impl RoomReader for Rooms {
 
     fn joining_of<'a>(&'a self, user_id: &'a UserId, room_id: &'a RoomId) -> Read<'a, Option<OutOfBand>> {
         point(&self.views, Subject::room(room_id), move |index| {
-            index.value(&Key::of(Table::Joining).text(room_id.as_str()).last(user_id.as_str()))
+            index.value(&out_of_band_key(Table::Joining, room_id, user_id))
         })
     }
 

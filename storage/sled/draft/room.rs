@@ -8,7 +8,9 @@ use vestibule_storage::{
 };
 
 use super::{Draft, refused};
-use crate::keys::{EventHash, IdAlphabet, Key, NEXT_DECISION, NEXT_ROOM_NUMBER, ROOMS_STORED, Table, event_hash};
+use crate::keys::{
+    EventHash, IdAlphabet, Key, NEXT_DECISION, NEXT_ROOM_NUMBER, ROOMS_STORED, Table, event_hash, out_of_band_key,
+};
 use crate::values::{
     CounterValue, EventValue, MembershipValue, OrderValue, PointerValue, RoomValue, StateHead, StatePartValue,
     TextValue,
@@ -50,7 +52,7 @@ impl Draft<'_> {
         }
         for (table, rows) in [(Table::OutOfBand, &commit.out_of_band), (Table::Joining, &commit.joining)] {
             for (user_id, row) in rows {
-                let key = Key::of(table).text(commit.room_id.as_str()).last(user_id.as_str());
+                let key = out_of_band_key(table, &commit.room_id, user_id);
                 match row {
                     Some(row) => self.put(key, row),
                     None => self.delete(key),
