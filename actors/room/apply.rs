@@ -306,7 +306,7 @@ impl Room {
         self.keep_out_of_band(user_id, out_of_band, change);
     }
 
-    /// What we remember of an out-of-band membership that the user knows of.
+    /// Puts an out-of-band membership into memory and into the change, and tells nobody.
     pub(super) fn keep_out_of_band(&mut self, user_id: OwnedUserId, out_of_band: OutOfBand, change: &mut RoomChange) {
         self.out_of_band.insert(user_id.clone(), out_of_band.clone());
         change.push_out_of_band(user_id, Some(out_of_band));

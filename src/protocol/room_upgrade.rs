@@ -146,34 +146,29 @@ impl Upgrade {
         let bans = self.bans();
         let banned: Vec<&UserId> = bans.iter().map(|(user_id, _)| &**user_id).collect();
         let levels = self.levels(&banned);
-        let mut state = vec![self.taken(StateEventType::RoomPowerLevels, "", levels.first)];
+        let mut state = vec![taken(StateEventType::RoomPowerLevels, "", levels.first)];
         if let Some(rules) = self.content(&StateEventType::RoomJoinRules, "") {
-            state.push(self.taken(StateEventType::RoomJoinRules, "", join_rules(rules, &self.new_version)));
+            state.push(taken(StateEventType::RoomJoinRules, "", join_rules(rules, &self.new_version)));
         }
         for kind in TAKEN_AS_THEY_ARE {
             if let Some(content) = self.content(&kind, "") {
-                state.push(self.taken(kind, "", content));
+                state.push(taken(kind, "", content));
             }
         }
         if let Some(aliases) = self.canonical_alias() {
-            state.push(self.taken(StateEventType::RoomCanonicalAlias, "", aliases));
+            state.push(taken(StateEventType::RoomCanonicalAlias, "", aliases));
         }
         state.extend(self.space_children());
         state.extend(
-            bans.into_iter()
-                .map(|(user_id, content)| self.taken(StateEventType::RoomMember, user_id.as_str(), content)),
+            bans.into_iter().map(|(user_id, content)| taken(StateEventType::RoomMember, user_id.as_str(), content)),
         );
-        state.extend(levels.last.map(|content| self.taken(StateEventType::RoomPowerLevels, "", content)));
+        state.extend(levels.last.map(|content| taken(StateEventType::RoomPowerLevels, "", content)));
         let bytes = |taken: &TakenState| serde_json::to_vec(&taken.content).map_or(usize::MAX, |text| text.len());
         let bytes = state.iter().map(bytes).fold(0, usize::saturating_add);
         if state.len() > events_max || bytes > bytes_max {
             return Err(CreateRefusal::TooMuch);
         }
         Ok(state)
-    }
-
-    fn taken(&self, kind: StateEventType, state_key: &str, content: CanonicalJsonObject) -> TakenState {
-        TakenState { kind, state_key: state_key.to_owned(), content }
     }
 
     /// The content of the old room's state. What versions up to 5 allowed and no later one has a form for stays behind.
@@ -207,7 +202,7 @@ impl Upgrade {
         }
         let children = self.old.of_type(&StateEventType::SpaceChild).filter_map(|(room_id, event)| {
             let content = event.content_object().filter(|content| content.contains_key("via"))?;
-            Some(self.taken(StateEventType::SpaceChild, room_id, content))
+            Some(taken(StateEventType::SpaceChild, room_id, content))
         });
         children.collect()
     }
@@ -225,6 +220,10 @@ impl Upgrade {
         });
         banned.collect()
     }
+}
+
+fn taken(kind: StateEventType, state_key: &str, content: CanonicalJsonObject) -> TakenState {
+    TakenState { kind, state_key: state_key.to_owned(), content }
 }
 
 /// The join rules in a version. A rule that it does not have becomes the one of its own that lets in fewer, and still takes
