@@ -10,8 +10,12 @@ use vestibule_storage::room::{OutOfBand, Progress};
 
 use super::{Lookups, Room, RoomChange, RoomMessage, Turn};
 
+/// Servers remembered beside the one that sent the invite: as many as are asked in one flow. Source: DESIGN section 5,
+/// SECURITY T11.
+const VIA_OTHERS_MAX: usize = 5;
+
 /// An invite that passed every check.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ReceiveInvite {
     /// The invite, with both signatures.
     pub invite: CosignedInvite,
@@ -57,7 +61,7 @@ impl RoomMessage for ReceiveInvite {
         }
         let mut via = vec![self.invite.origin().to_owned()];
         let asked = standing.into_iter().flat_map(|standing| &standing.via);
-        via.extend(asked.filter(|server| *server != self.invite.origin()).cloned());
+        via.extend(asked.filter(|server| *server != self.invite.origin()).take(VIA_OTHERS_MAX).cloned());
         let out_of_band = OutOfBand {
             room_version: self.room_version.clone(),
             membership: MembershipState::Invite,

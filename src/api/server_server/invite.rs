@@ -3,8 +3,6 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid>
 
-use std::sync::Arc;
-
 use actix_web::{
     HttpRequest, HttpResponse,
     web::{self, Data, ServiceConfig},
@@ -20,7 +18,6 @@ use vestibule_protocol::{
         InviteRefusal, KnockRefusal,
         invite::{CosignedInvite, Invitation, InviteShape},
     },
-    pdu::Pdu,
     room_version::RoomVersion,
     state::stripped::{StrippedEntry, StrippedEvent, check_invite_state, prune},
 };
@@ -65,38 +62,31 @@ async fn invite(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<
         our_name: app.server_name(),
         now: app.clock.now(),
     };
-    let shape = InviteShape::parse(event.clone(), &invitation)?;
+    let shape = InviteShape::parse(event, &invitation)?;
     require_user(&app, shape.target()).await?;
-    let target = shape.target().to_owned();
     let entries = check_invite_state(invite_room_state.as_ref(), &room_id, &version, shape.pdu().sender())?;
     let keys = keys_of_signers(&app, shape.required_signatures()?, shape.pdu(), &version).await;
-    let mut first = Some(cosigned(&app, shape, &keys)?);
+    let invite = cosigned(&app, shape, &keys)?;
     // After the invite itself is proven: only then are the keys of others worth a look.
     let stripped = shown(&app, entries, &version).await?;
-    let answered = first.as_ref().map(|invite| invite.pdu().clone());
-    let before = app.stores.rooms.out_of_band_of(&target, &room_id).await?;
-    let attempt = || {
-        // Held invites are asked again; the message before went with the first attempt.
-        let invite = first.take().map_or_else(
-            || InviteShape::parse(event.clone(), &invitation).and_then(|shape| cosigned(&app, shape, &keys)),
-            Ok,
-        );
-        let (app, room_id, version, stripped) = (&app, &room_id, &version, stripped.clone());
-        async move {
-            let message = ReceiveInvite {
-                invite: invite.map_err(AskError::Refused)?,
-                room_version: version.id().clone(),
-                stripped,
-            };
-            app.rooms.ask_out_of_band(room_id, version, message).await
-        }
-    };
+    let answered = invite.pdu().clone();
+    let message = ReceiveInvite { invite, room_version: version.id().clone(), stripped };
+    // On a task of its own: once the invite is kept, what follows from it follows also for a server that has hung up.
+    let task = actix_web::rt::spawn(async move { take(&app, &room_id, &version, message).await });
+    task.await.map_err(|_| MatrixError::internal())??;
+    Ok(pdu_text::answer(pdu_text::object(&[("event", answered.json())])))
+}
+
+/// Keeps the invite, and joins if it answers a knock and that is wished.
+async fn take(app: &App, room_id: &RoomId, version: &RoomVersion, message: ReceiveInvite) -> Result<(), MatrixError> {
+    let target = message.invite.target().to_owned();
+    let before = app.stores.rooms.out_of_band_of(&target, room_id).await?;
+    let attempt = || app.rooms.ask_out_of_band(room_id, version, message.clone());
     app.limits.hold_until(&*app.clock, attempt, overload_pause).await?;
     if let Some(knock) = before {
-        app.federation.knock_accepted(&room_id, &target, &knock);
+        app.federation.knock_accepted(room_id, &target, &knock);
     }
-    let event: Arc<Pdu> = answered.ok_or_else(MatrixError::internal)?;
-    Ok(pdu_text::answer(pdu_text::object(&[("event", event.json())])))
+    Ok(())
 }
 
 /// What the request holds.

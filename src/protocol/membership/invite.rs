@@ -151,7 +151,7 @@ impl SignedInvite {
 }
 
 /// An invite with the signatures of both servers. Made only by [`SignedInvite::cosign`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CosignedInvite {
     pdu: Arc<Pdu>,
     origin: OwnedServerName,

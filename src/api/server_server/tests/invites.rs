@@ -211,7 +211,7 @@ async fn a_room_that_we_are_in_has_its_word() {
 #[actix_web::test]
 async fn a_knock_that_is_accepted_becomes_a_join_where_that_is_configured() {
     tokio::time::pause();
-    for auto_join_accepted in [true, false] {
+    for (auto_join_accepted, hangs_up) in [(true, false), (true, true), (false, false)] {
         let joins = Arc::new(Notify::new());
         let hears = joins.clone();
         let peers = Arc::new(move |_: &str, request: &http::Request<bytes::Bytes>| {
@@ -245,8 +245,23 @@ async fn a_knock_that_is_accepted_becomes_a_join_where_that_is_configured() {
         world.app.federation.knock(knock).await.unwrap();
         let (event_id, event) = peer.sign(invite_event(ROOM), RoomVersionId::V11);
         let body = json!({ "room_version": "11", "event": event });
-        assert_eq!(ask(&service, peer.put(&invite_path(ROOM, &event_id), &body).to_request()).await.0, 200);
+        let mut asked = Box::pin(ask(&service, peer.put(&invite_path(ROOM, &event_id), &body).to_request()));
+        if hangs_up {
+            // Once the invite is kept, and before it is answered.
+            let rooms = &world.app.stores.rooms;
+            let is_kept = async || {
+                let row = rooms.out_of_band_of(&user_id, room_id!("!theirs:them.test")).await.unwrap().unwrap();
+                row.membership == MembershipState::Invite
+            };
+            while !is_kept().await {
+                assert!(futures_util::poll!(asked.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+            drop(asked);
+        } else {
+            assert_eq!(asked.await.0, 200);
+        }
         let joined = tokio::time::timeout(Duration::from_secs(60), joins.notified()).await.is_ok();
-        assert_eq!(joined, auto_join_accepted);
+        assert_eq!(joined, auto_join_accepted, "{hangs_up}");
     }
 }
