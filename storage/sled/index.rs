@@ -34,8 +34,18 @@ const IDENTITY: &str = "identity";
 
 /// Why the look-up store did not do what it was asked. sled's own errors and panics, as text.
 #[derive(Clone, Debug, Error)]
-#[error("look-up store: {0}")]
-pub(crate) struct IndexError(pub(crate) String);
+#[error("look-up store: {reason}")]
+pub(crate) struct IndexError {
+    pub(crate) reason: String,
+    /// It says nothing against what is stored: the disk is full, or sled's lock is held.
+    pub(crate) is_for_now: bool,
+}
+
+impl IndexError {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_for_now: false }
+    }
+}
 
 impl From<IndexError> for StorageError {
     fn from(error: IndexError) -> Self {
@@ -45,8 +55,16 @@ impl From<IndexError> for StorageError {
 
 impl From<sled::Error> for IndexError {
     fn from(error: sled::Error) -> Self {
-        Self(error.to_string())
+        let reason = error.to_string();
+        let is_for_now =
+            reason.contains(LOCK_HELD) || matches!(&error, sled::Error::Io(error) if is_lack_of_room(error));
+        Self { reason, is_for_now }
     }
+}
+
+/// Whether the disk, the quota or the size that files may have is used up.
+fn is_lack_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 /// How far the store follows the journal: the last record that is wholly in it, and that record's checksum.
@@ -86,7 +104,7 @@ impl Index {
         loop {
             attempts_left = attempts_left.saturating_sub(1);
             match Self::try_open(path, cache_bytes) {
-                Err(error) if attempts_left > 0 && error.0.contains(LOCK_HELD) => {
+                Err(error) if attempts_left > 0 && error.reason.contains(LOCK_HELD) => {
                     std::thread::park_timeout(LOCK_PAUSE);
                 }
                 outcome => return outcome,
@@ -96,7 +114,7 @@ impl Index {
 
     fn try_open(path: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
         guarded(|| {
-            make_private_dir(path).map_err(|error| IndexError(error.to_string()))?;
+            make_private_dir(path).map_err(sled::Error::from)?;
             // The background flush stays at its default: without it sled never cleans its log.
             let db = sled::Config::new().path(path).cache_capacity(cache_bytes).open()?;
             Ok(Self { db })
@@ -141,6 +159,20 @@ impl Index {
             }
             batch.batch.insert(meta(MARK), mark.to_bytes());
             Ok(self.db.apply_batch(batch.batch)?)
+        })
+    }
+
+    /// Whether it takes anything. Once a write of its own threads failed, sled takes nothing until it is opened again, and what of
+    /// it can be read is a matter of luck.
+    pub(crate) fn touch(&self) -> Result<(), IndexError> {
+        guarded(|| Ok(self.db.apply_batch(Batch::default())?))
+    }
+
+    /// Gives sled's threads and files back, as far as nobody else holds the store.
+    pub(crate) fn close(self) -> Result<(), IndexError> {
+        guarded(|| {
+            drop(self);
+            Ok(())
         })
     }
 
@@ -211,7 +243,7 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexEr
     // Nothing of ours is half-changed by a panic in there: what sled holds is judged anew when it is opened again.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(IndexError(format!("panicked: {}", text.unwrap_or("without words"))))
+        Err(IndexError::new(format!("panicked: {}", text.unwrap_or("without words"))))
     })
 }
 

@@ -67,7 +67,7 @@ use self::journal::error::JournalError;
 use self::journal::files::{JournalFiles, RealFiles};
 use self::journal::{Journal, JournalOptions, JournalPosition, Recovery, SEGMENT_BYTES};
 use self::migrations::Origin;
-use self::opening::{Found, Places, catch_up};
+use self::opening::{Found, Places, catch_up, index_error};
 use self::space::SpaceGuard;
 use self::views::Views;
 use self::writer::WriterOptions;
@@ -105,7 +105,7 @@ pub struct Options {
     pub checkpoint_journal_bytes: u64,
     /// Bytes after which the journal goes on in a new segment.
     pub segment_bytes: u64,
-    /// First and longest pause between attempts to write again after a failure.
+    /// First and longest pause between attempts to write again after a failure. The disk has room again long before somebody tells us.
     pub recovery_pauses: (Duration, Duration),
     /// What becomes of the look-up store.
     pub index: IndexChoice,
@@ -136,7 +136,7 @@ impl Options {
             journal_salt,
             checkpoint_journal_bytes: CHECKPOINT_JOURNAL_BYTES,
             segment_bytes: SEGMENT_BYTES,
-            recovery_pauses: (Duration::from_millis(50), Duration::from_secs(5)),
+            recovery_pauses: (Duration::from_millis(50), Duration::from_secs(1)),
             index: IndexChoice::Keep,
         }
     }
@@ -317,30 +317,18 @@ impl Ground {
             refuse_data_without_format(&places)?;
             migrations::establish(options.files.as_ref(), &places.dir, &options.server_name)?;
         }
-        let found_checkpoints = places.with_checkpoints(|checkpoints| checkpoints.find(Inspection::Ends))?;
-        for (position, error) in &found_checkpoints.damaged {
-            log::warn!(position = position.0, error:% = error; "checkpoint passed over");
-        }
-        let checkpoint = found_checkpoints.newest;
-        let checkpoint_position = checkpoint.as_ref().map(|checkpoint| checkpoint.position);
-
         let found = match options.index {
             IndexChoice::Keep => places.find_index(),
             IndexChoice::Rebuild => Found::Unusable { why: "a rebuild was asked for".to_owned() },
         };
-        let journal_options = JournalOptions {
-            first_needed: checkpoint_position.map_or(JournalPosition(1), JournalPosition::next),
-            known_durable: match &found {
-                Found::Index { mark, .. } => mark.applied,
-                Found::Empty { .. } | Found::Unusable { .. } => JournalPosition(0),
-            },
-            segment_bytes: options.segment_bytes,
-            ..JournalOptions::new(places.identity.clone(), options.journal_salt)
+        let known_durable = match &found {
+            Found::Index { mark, .. } => mark.applied,
+            Found::Empty { .. } | Found::Unusable { .. } => JournalPosition(0),
+            // The journal is not judged without what the look-up store knows of it.
+            Found::OutOfReach(error) => return Err(index_error(error.clone())),
         };
-        let (journal, recovery) = open_journal(&places, journal_options)?;
-        if let Some(torn) = recovery.torn {
-            log::warn!(segment = torn.segment, offset = torn.offset, bytes = torn.bytes; "torn end of the journal cut");
-        }
+        let Promised { journal, recovery, checkpoint } = Promised::open(&places, &options, known_durable)?;
+        let checkpoint_position = checkpoint.as_ref().map(|checkpoint| checkpoint.position);
         let (mut index, mut index_report) = catch_up(&places, found, &journal, checkpoint_position)?;
         let events_checked = match self_check::check_events(&index, options.journal_salt) {
             Ok(checked) => checked,
@@ -368,6 +356,35 @@ impl Ground {
         let is_new = origin == Origin::New;
         let ground = Self { lock, places, journal, recovery, checkpoint, index, index_report, events_checked };
         Ok((ground, writer_options, is_new))
+    }
+}
+
+/// What was promised: the newest checkpoint and the journal after it.
+struct Promised {
+    journal: Journal,
+    recovery: Recovery,
+    checkpoint: Option<checkpoint::Checkpoint>,
+}
+
+impl Promised {
+    fn open(places: &Places, options: &Options, known_durable: JournalPosition) -> Result<Self, OpenError> {
+        let checkpoints = places.with_checkpoints(|checkpoints| checkpoints.find(Inspection::Ends))?;
+        for (position, error) in &checkpoints.damaged {
+            log::warn!(position = position.0, error:% = error; "checkpoint passed over");
+        }
+        let checkpoint = checkpoints.newest;
+        let first_needed = checkpoint.as_ref().map_or(JournalPosition(1), |checkpoint| checkpoint.position.next());
+        let journal_options = JournalOptions {
+            first_needed,
+            known_durable,
+            segment_bytes: options.segment_bytes,
+            ..JournalOptions::new(places.identity.clone(), options.journal_salt)
+        };
+        let (journal, recovery) = open_journal(places, journal_options)?;
+        if let Some(torn) = recovery.torn {
+            log::warn!(segment = torn.segment, offset = torn.offset, bytes = torn.bytes; "torn end of the journal cut");
+        }
+        Ok(Self { journal, recovery, checkpoint })
     }
 }
 

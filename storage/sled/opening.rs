@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::Checkpoints;
 use crate::index::{BATCH_BYTES, CHECKSUM_UNKNOWN, Index, IndexError, Mark};
-use crate::journal::files::JournalFiles;
+use crate::journal::files::{JournalFiles, write_whole};
 use crate::journal::replay::{Record, Replay};
 use crate::journal::{Journal, JournalPosition};
 use crate::record::{self, Changes};
@@ -17,6 +17,10 @@ use crate::{LOCK_FILE, OpenError, Options, migrations};
 const INDEX_DIR: &str = "sled";
 /// Where a store goes that was not believed. The next good start removes it.
 const SET_ASIDE_DIR: &str = "sled.set-aside";
+/// Name of the file by which a disk is tried.
+const TRIAL_FILE: &str = "sled.trial";
+/// Its bytes: two of sled's segments.
+const TRIAL_BYTES: usize = 1024 * 1024;
 /// Name of the directory of journal segments and checkpoints.
 pub(crate) const JOURNAL_DIR: &str = "journal";
 
@@ -65,14 +69,32 @@ impl Places {
     pub(crate) fn find_index(&self) -> Found {
         let index = match Index::open(&self.index_dir(), self.cache_bytes) {
             Ok(index) => index,
-            Err(error) => return Found::Unusable { why: error.to_string() },
+            Err(error) => return Found::without_index(error),
         };
         match index.mark(&self.identity) {
             Ok(Some(mark)) => Found::Index { index, mark },
             Ok(None) if index.is_empty().unwrap_or(false) => Found::Empty { index },
             Ok(None) => Found::Unusable { why: "half-made, or of another journal".to_owned() },
-            Err(error) => Found::Unusable { why: error.to_string() },
+            Err(error) => Found::without_index(error),
         }
+    }
+
+    /// Whether the disk takes as much as opening the look-up store writes.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub(crate) fn try_disk(&self) -> io::Result<()> {
+        let path = self.dir.join(TRIAL_FILE);
+        let write = || {
+            // What a crash may have left.
+            let _ = self.files.remove(&path);
+            let mut file = self.files.create_new(&path)?;
+            write_whole(file.as_mut(), &vec![0; TRIAL_BYTES])?;
+            file.sync_data()
+        };
+        let written = write();
+        let _ = self.files.remove(&path);
+        written
     }
 
     /// Moves a store that is not believed out of the way.
@@ -89,9 +111,10 @@ impl Places {
         }
     }
 
-    /// Removes what an earlier start put aside.
+    /// Removes what earlier starts and failures left.
     pub(crate) fn forget_set_aside(&self) {
         // Tidying only; the next start tries again.
+        let _ = self.files.remove(&self.dir.join(TRIAL_FILE));
         let _ = remove_dir(&self.dir.join(SET_ASIDE_DIR));
     }
 }
@@ -105,6 +128,14 @@ pub(crate) enum Found {
     Empty { index: Index },
     /// Nothing that can be used.
     Unusable { why: String },
+    /// What is there may be right, and cannot be opened as long as the disk is full.
+    OutOfReach(IndexError),
+}
+
+impl Found {
+    fn without_index(error: IndexError) -> Self {
+        if error.is_for_now { Self::OutOfReach(error) } else { Self::Unusable { why: error.to_string() } }
+    }
 }
 
 /// What was done to the look-up store at a start.
@@ -129,7 +160,8 @@ pub enum IndexReport {
 /// Brings a store to where the journal is.
 ///
 /// # Errors
-/// [`OpenError::Damaged`] if the journal or its checkpoint is; [`OpenError::Index`] if sled cannot even be built anew.
+/// [`OpenError::Damaged`] if the journal or its checkpoint is; [`OpenError::Index`] if sled cannot even be built anew, or if a full
+/// disk keeps it from being opened: then it stays as it is.
 pub(crate) fn catch_up(
     places: &Places,
     found: Found,
@@ -150,6 +182,7 @@ pub(crate) fn catch_up(
             "missing".to_owned()
         }
         Found::Unusable { why } => why,
+        Found::OutOfReach(error) => return Err(index_error(error)),
     };
     places.set_aside()?;
     let replay = journal.replay(checkpoint.map_or(JournalPosition(1), JournalPosition::next))?;
@@ -193,7 +226,7 @@ fn follow(index: &Index, mark: Mark, journal: &Journal) -> Result<Followed, Open
         if (is_end || group.bytes >= BATCH_BYTES)
             && let Err(error) = group.apply(index)
         {
-            return no(error.to_string());
+            return if error.is_for_now { Err(index_error(error)) } else { no(error.to_string()) };
         }
         if is_end {
             return Ok(Followed::Yes { replayed });
@@ -295,7 +328,7 @@ impl Group {
 }
 
 pub(crate) fn index_error(error: IndexError) -> OpenError {
-    OpenError::Index { reason: error.0 }
+    OpenError::Index { reason: error.reason }
 }
 
 pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {

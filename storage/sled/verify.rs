@@ -63,7 +63,7 @@ pub enum VerifyError {
 
 impl From<IndexError> for VerifyError {
     fn from(error: IndexError) -> Self {
-        Self::Index { reason: error.0 }
+        Self::Index { reason: error.reason }
     }
 }
 

@@ -4,8 +4,9 @@
 //! sled has no snapshots over several keys. So the writer marks what a group of commits touches as changing, applies it, and marks it as
 //! changed; a reader that finds a mark moved reads again. Only a reader that was disturbed several times makes the writer wait.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use ruma::{RoomId, ServerName, UserId};
 use vestibule_protocol::stream::StreamPosition;
@@ -13,6 +14,7 @@ use vestibule_storage::Read;
 use vestibule_storage::error::StorageError;
 
 use crate::index::{Index, IndexError};
+use crate::writer::Order;
 
 /// Marks of rooms, users and servers; those that share one disturb each other's reads, nothing more.
 const MARKS: usize = 256;
@@ -62,6 +64,9 @@ pub(crate) struct Views {
     /// Held for writing while commits are applied.
     gate: RwLock<()>,
     published: AtomicU64,
+    /// Hears of readings that failed.
+    writer: OnceLock<Sender<Order>>,
+    is_failure_told: AtomicBool,
 }
 
 impl Views {
@@ -71,7 +76,19 @@ impl Views {
             marks: (0..=SINGLE).map(|_| AtomicU64::new(0)).collect(),
             gate: RwLock::new(()),
             published: AtomicU64::new(published.0),
+            writer: OnceLock::new(),
+            is_failure_told: AtomicBool::new(false),
         }
+    }
+
+    /// Readings that fail are told from now on, one until [`Self::failure_heard`].
+    pub(crate) fn tell_failures(&self, writer: Sender<Order>) {
+        // Set once, by whoever starts the writer.
+        let _ = self.writer.set(writer);
+    }
+
+    pub(crate) fn failure_heard(&self) {
+        self.is_failure_told.store(false, Ordering::SeqCst);
     }
 
     /// The store, if it is open.
@@ -104,7 +121,7 @@ impl Views {
         subjects: &[Subject],
         apply: impl FnOnce(&Index) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
-        let index = self.index().ok_or_else(|| IndexError("not open".to_owned()))?;
+        let index = self.index().ok_or_else(|| IndexError::new("not open"))?;
         let _no_reader_inside = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut touched: Vec<usize> = subjects.iter().map(|subject| subject.0).chain([EVERYTHING]).collect();
         touched.sort_unstable();
@@ -133,11 +150,22 @@ impl Views {
             let Some(before) = self.settled(subject) else { break };
             let outcome = read(&index);
             if self.mark(subject) == before {
-                return outcome;
+                return self.telling(outcome);
             }
         }
         let _no_writer_inside = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        read(&index)
+        self.telling(read(&index))
+    }
+
+    fn telling<T>(&self, outcome: Result<T, StorageError>) -> Result<T, StorageError> {
+        if matches!(outcome, Err(StorageError::Unavailable { .. }))
+            && let Some(writer) = self.writer.get()
+            && !self.is_failure_told.swap(true, Ordering::SeqCst)
+        {
+            // A writer that has ended opens nothing again.
+            let _ = writer.send(Order::ReadingFailed);
+        }
+        outcome
     }
 
     fn mark(&self, subject: Subject) -> u64 {

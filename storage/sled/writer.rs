@@ -52,6 +52,8 @@ pub(crate) enum Order {
     Checkpoint(Sender<CheckpointReply>),
     /// From the thread that took one: which it was, and how it ended.
     Checkpointed(u64, Result<Checkpoint, CheckpointError>),
+    /// A reader could not read the look-up store.
+    ReadingFailed,
     /// Makes what waits, seals the journal, and ends.
     Close(Sender<Result<(), String>>),
 }
@@ -184,6 +186,7 @@ pub(crate) fn start(
     views: Arc<Views>,
 ) -> io::Result<(Sink, JoinHandle<()>)> {
     let (sender, orders) = channel();
+    views.tell_failures(sender.clone());
     let gate = Arc::new(Gate(AtomicU8::new(0)));
     let sink = Sink {
         orders: sender.clone(),
@@ -200,7 +203,7 @@ pub(crate) fn start(
         listener: options.listener,
         space: options.space,
         lives: Lives::default(),
-        trouble: None,
+        pause: None,
         pauses: options.recovery_pauses,
         unannounced: VecDeque::new(),
         maintenance: Maintenance::new(sender, checkpoint, options.checkpoint_journal_bytes),
@@ -221,15 +224,6 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// What keeps the writer from writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    /// The journal has not recovered from a failed write or sync.
-    Journal { pause: Duration },
-    /// The look-up store does not take what the journal holds.
-    Index { pause: Duration },
-}
-
 struct Writer {
     orders: Receiver<Order>,
     gate: Arc<Gate>,
@@ -239,7 +233,9 @@ struct Writer {
     listener: Arc<dyn CommitListener>,
     space: SpaceGuard,
     lives: Lives,
-    trouble: Option<Trouble>,
+    /// In trouble: the journal has not recovered from a failed write or sync, or the look-up store takes nothing. How long to wait
+    /// before the next attempt.
+    pause: Option<Duration>,
     pauses: (Duration, Duration),
     /// Durable and not yet readable.
     unannounced: VecDeque<Announcement>,
@@ -276,10 +272,10 @@ impl Writer {
 
     /// The next order; `None` when a pause in trouble is over.
     fn next_order(&self) -> Option<Order> {
-        match self.trouble {
+        match self.pause {
             // The writer itself holds a sender, so there is always one.
             None => self.orders.recv().ok(),
-            Some(Trouble::Journal { pause } | Trouble::Index { pause }) => self.orders.recv_timeout(pause).ok(),
+            Some(pause) => self.orders.recv_timeout(pause).ok(),
         }
     }
 
@@ -303,6 +299,7 @@ impl Writer {
             Order::Unpin => self.unpin(),
             Order::Checkpoint(reply) => self.checkpoint_now(reply),
             Order::Checkpointed(number, outcome) => self.checkpointed(number, outcome),
+            Order::ReadingFailed => self.reading_failed(),
             Order::Close(reply) => {
                 let sealed = self.close();
                 // Whoever asked may have given up.
@@ -320,12 +317,10 @@ impl Writer {
             match order {
                 Order::Commit(waiting) => self.make(VecDeque::from([waiting])),
                 Order::Checkpointed(number, outcome) => self.checkpointed(number, outcome),
-                Order::Pin(..) | Order::Unpin | Order::Checkpoint(_) | Order::Close(_) => {}
+                Order::Pin(..) | Order::Unpin | Order::Checkpoint(_) | Order::ReadingFailed | Order::Close(_) => {}
             }
         }
-        if self.trouble.is_some() {
-            self.try_again();
-        }
+        self.try_again();
         let sealed = self.journal.rotate().map(|_| ()).map_err(|error| error.to_string());
         let flushed = match self.views.take() {
             Some(index) => {

@@ -1,15 +1,20 @@
 //! What happens when the look-up store fails after the journal is durable.
 //! May not: reach the disk's own faults; those are the journal's.
 
+use std::io;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use vestibule_protocol::stream::StreamPosition;
 use vestibule_storage::commit::{Announcement, Commit, CommitListener};
 use vestibule_storage::conformance::block_on;
+use vestibule_storage::error::StorageError;
 
 use super::place::{Place, assert_whole, enqueue, talk};
-use crate::views::Views;
-use crate::{Options, SledStorage};
+use crate::index::{Index, IndexError};
+use crate::views::{Subject, Views};
+use crate::writer::Order;
+use crate::{IndexReport, OpenError, Options, SledStorage};
 
 /// Stops the writer at one commit until it is let go, and takes the look-up store away at another.
 struct Saboteur {
@@ -66,6 +71,49 @@ fn commits_are_made_though_the_look_up_store_fails_under_them() {
     assert_whole(&opened.stores, &room);
     assert_eq!(*saboteur.heard.lock().unwrap(), (1..=16).collect::<Vec<_>>());
     assert!(opened.handle.verify().unwrap().is_sound());
+}
+
+#[test]
+fn store_that_cannot_be_opened_for_now_is_left_as_it_is() {
+    let place = Place::new();
+    let opened = place.open();
+    let room = talk(&opened.stores, "held", 3);
+    opened.handle.close().unwrap();
+    let held = Index::open(&place.data_dir().join("sled"), 1024 * 1024).unwrap();
+    assert!(matches!(SledStorage::open(place.options()), Err(OpenError::Index { .. })));
+    held.close().unwrap();
+    let again = place.open();
+    assert_eq!(again.report.index, IndexReport::Kept { replayed: 0 });
+    assert_whole(&again.stores, &room);
+}
+
+#[test]
+fn full_disk_says_nothing_against_a_store() {
+    let of = |kind: io::ErrorKind| IndexError::from(sled::Error::Io(kind.into()));
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge] {
+        assert!(of(kind).is_for_now, "{kind}");
+    }
+    assert!(!of(io::ErrorKind::UnexpectedEof).is_for_now);
+    assert!(!IndexError::from(sled::Error::Corruption { at: None, bt: () }).is_for_now);
+}
+
+#[test]
+fn reading_that_fails_is_told_once_until_it_was_heard() {
+    let place = Place::new();
+    let views = Views::new(Index::open(&place.data_dir(), 1024 * 1024).unwrap(), StreamPosition::START);
+    let (sender, orders) = channel();
+    views.tell_failures(sender);
+    let read = |error: StorageError| _ = views.read(Subject::SINGLE, move |_| Err::<(), _>(error.clone()));
+    let unavailable = || StorageError::Unavailable { reason: "a test wants it so".to_owned() };
+    let told = || orders.try_iter().filter(|order| matches!(order, Order::ReadingFailed)).count();
+    read(StorageError::Corrupt { what: "a row".to_owned() });
+    assert_eq!(told(), 0);
+    read(unavailable());
+    read(unavailable());
+    assert_eq!(told(), 1);
+    views.failure_heard();
+    read(unavailable());
+    assert_eq!(told(), 1);
 }
 
 /// Hears one commit and falls over.

@@ -13,7 +13,7 @@ use vestibule_storage::{
     error::StorageError,
 };
 
-use super::{Reply, Taking, Trouble, Waiting, Writer};
+use super::{Reply, Taking, Waiting, Writer};
 use crate::draft::{Drafted, draft};
 use crate::index::{BATCH_BYTES, Index, IndexError, Mark};
 use crate::journal::error::{AppendError, SyncError};
@@ -48,7 +48,7 @@ impl Writer {
     /// Makes commits in their order.
     pub(super) fn make(&mut self, mut waiting: VecDeque<Waiting>) {
         while !waiting.is_empty() {
-            if self.trouble.is_some() {
+            if self.pause.is_some() {
                 return self.refuse_all(waiting, &|| not_written("the engine recovers from a failure"));
             }
             if self.space.is_full() {
@@ -117,8 +117,12 @@ impl Writer {
         match self.journal.sync() {
             Ok(_) => {
                 self.finish(pending);
+                let was_unread = refused.iter().any(|(_, error)| matches!(error, CommitError::Storage(_)));
                 for (waiting, error) in refused {
                     waiting.refuse(error);
+                }
+                if was_unread {
+                    self.reading_failed();
                 }
             }
             Err(error) => {
@@ -188,10 +192,8 @@ impl Writer {
         for made in &pending {
             self.end_life(made);
         }
-        self.gate.set(Taking::Recovering);
-        self.trouble = Some(Trouble::Journal { pause: self.pauses.0 });
-        self.try_again();
-        let is_certain = self.trouble.is_none();
+        self.in_trouble();
+        let is_certain = !self.journal.is_refusing();
         for made in pending {
             let reason = error.to_string();
             made.reply.send(Err(CommitError::Storage(if is_certain {
@@ -210,11 +212,11 @@ impl Writer {
     /// The look-up store did not take what is durable: it is opened again, or built anew, from the journal.
     fn apply_failed(&mut self, error: &IndexError, pending: VecDeque<Pending>) {
         log::error!(error:% = error, commits = pending.len(); "look-up store failed");
-        self.gate.set(Taking::Recovering);
-        self.trouble = Some(Trouble::Index { pause: self.pauses.0 });
+        // It may hold a part of what was to be seen whole.
+        self.close_index();
         self.unannounced.extend(pending.iter().map(|made| made.announcement.clone()));
-        self.try_again();
-        let is_readable = self.trouble.is_none();
+        self.in_trouble();
+        let is_readable = self.pause.is_none();
         for made in pending {
             if is_readable {
                 made.reply.send(Ok(made.announcement.position));
@@ -226,39 +228,58 @@ impl Writer {
         }
     }
 
-    /// Tries to get out of trouble. Sets the next pause if that fails.
-    pub(super) fn try_again(&mut self) {
-        let (outcome, pause) = match self.trouble {
-            None => return,
-            Some(Trouble::Journal { pause }) => {
-                (self.journal.recover().map(|_| ()).map_err(|error| error.to_string()), pause)
+    /// A reading failed: perhaps because sled's own threads could not write, of which nobody else tells.
+    pub(super) fn reading_failed(&mut self) {
+        // In trouble nobody hears of more, lest orders keep the writer from its next attempt.
+        if self.pause.is_some() {
+            return;
+        }
+        match self.views.index().map(|index| index.touch()) {
+            Some(Err(error)) => {
+                log::error!(error:% = error; "look-up store failed");
+                self.in_trouble();
             }
-            Some(Trouble::Index { pause }) => (self.reopen_index(), pause),
-        };
-        match outcome {
+            Some(Ok(())) | None => self.views.failure_heard(),
+        }
+    }
+
+    fn in_trouble(&mut self) {
+        self.gate.set(Taking::Recovering);
+        self.pause = Some(self.pauses.0);
+        self.try_again();
+    }
+
+    /// Tries to get out of trouble, if there is any. Sets the next pause if that fails.
+    pub(super) fn try_again(&mut self) {
+        let Some(pause) = self.pause else { return };
+        let recovered = self.journal.recover().map_err(|error| error.to_string());
+        match recovered.and_then(|_| self.mend_index()) {
             Ok(()) => {
                 log::warn!("storage writes again after a failure");
-                self.trouble = None;
+                self.pause = None;
+                self.views.failure_heard();
                 self.gate.set(Taking::Yes);
                 while let Some(announcement) = self.unannounced.pop_front() {
                     self.publish(&announcement);
                 }
             }
             Err(reason) => {
-                log::error!(reason:%; "storage cannot write yet");
-                let pause = pause.saturating_mul(2).min(self.pauses.1);
-                self.trouble = self.trouble.map(|trouble| match trouble {
-                    Trouble::Journal { .. } => Trouble::Journal { pause },
-                    Trouble::Index { .. } => Trouble::Index { pause },
-                });
+                // A disk may be full for days.
+                let level = if pause < self.pauses.1 { log::Level::Error } else { log::Level::Debug };
+                log::log!(level, reason:%; "storage cannot write yet");
+                self.pause = Some(pause.saturating_mul(2).min(self.pauses.1));
             }
         }
     }
 
-    fn reopen_index(&mut self) -> Result<(), String> {
-        if let Some(index) = self.views.take() {
-            self.release(index);
+    /// Opens the look-up store again unless it is open and takes what it is given.
+    fn mend_index(&mut self) -> Result<(), String> {
+        if self.views.index().is_some_and(|index| index.touch().is_ok()) {
+            return Ok(());
         }
+        // What can still be read stays readable until the disk has room for another start of sled.
+        self.places.try_disk().map_err(|error| format!("the disk takes nothing: {error}"))?;
+        self.close_index();
         let found = self.places.find_index();
         let checkpoint = self.maintenance.checkpoint_position();
         let (index, report) =
@@ -268,13 +289,24 @@ impl Writer {
         Ok(())
     }
 
+    fn close_index(&mut self) {
+        if let Some(index) = self.views.take() {
+            self.release(index);
+        }
+    }
+
     /// Waits until nobody holds the store, because sled gives its lock back only with the last handle.
     pub(super) fn release(&mut self, index: Arc<Index>) {
         self.maintenance.cancel();
         let mut held = index;
         for _ in 0..READERS_LEAVE_STEPS {
             match Arc::try_unwrap(held) {
-                Ok(alone) => return drop(alone),
+                Ok(alone) => {
+                    if let Err(error) = alone.close() {
+                        log::warn!(error:% = error; "look-up store not closed in order");
+                    }
+                    return;
+                }
                 Err(still_read) => held = still_read,
             }
             std::thread::park_timeout(READERS_LEAVE_STEP);

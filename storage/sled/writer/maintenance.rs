@@ -90,7 +90,7 @@ impl Maintenance {
 impl Writer {
     pub(super) fn checkpoint_if_due(&mut self) {
         let is_due = self.journal.bytes() > self.maintenance.due_at_bytes();
-        if is_due && self.maintenance.under_way.is_none() && self.trouble.is_none() {
+        if is_due && self.maintenance.under_way.is_none() && self.pause.is_none() {
             self.start_checkpoint();
         }
         if self.maintenance.is_prune_due && self.maintenance.pins == 0 {
@@ -99,7 +99,7 @@ impl Writer {
     }
 
     pub(super) fn checkpoint_now(&mut self, reply: Sender<CheckpointReply>) {
-        if self.trouble.is_some() {
+        if self.pause.is_some() {
             // Whoever asked may have given up, here and below.
             let _ = reply.send(Err("the engine recovers from a failure".to_owned()));
             return;
@@ -124,7 +124,7 @@ impl Writer {
         let (places, orders, flag) = (self.places.clone(), self.maintenance.orders.clone(), Arc::clone(&cancelled));
         let take = move || {
             let entries = index.all().map(|entry| match entry {
-                Ok(_) if flag.load(Ordering::SeqCst) => Err(IndexError("cancelled".to_owned())),
+                Ok(_) if flag.load(Ordering::SeqCst) => Err(IndexError::new("cancelled")),
                 entry => entry,
             });
             let taken = places.with_checkpoints(|checkpoints| checkpoints.write(position, entries));
