@@ -501,8 +501,12 @@ impl Rooms {
                 return Err(StartError::NotStored);
             }
             Ok(Err(error)) => {
-                error!(room_id:%, error:%; "cannot load the room");
-                self.load_failed(&room_id);
+                if error.is_about_the_room() {
+                    error!(room_id:%, error:%; "cannot load the room");
+                    self.load_failed(&room_id);
+                } else {
+                    self.lock().by_room.remove(&room_id);
+                }
                 return Err(error.into());
             }
             Err(_) => {

@@ -71,7 +71,8 @@ struct Inside {
     is_writing: bool,
     gate: Gate,
     faults: Option<Faults>,
-    reads_to_fail: usize,
+    /// What the next reads answer instead, the last first.
+    failing_reads: Vec<StorageError>,
     writes: Writes,
 }
 
@@ -173,7 +174,13 @@ impl MemoryStorage {
 
     /// The next `count` reads answer [`StorageError::Unavailable`].
     pub fn fail_reads(&self, count: usize) {
-        self.inside().reads_to_fail = count;
+        let unavailable = StorageError::Unavailable { reason: "a test wants it so".to_owned() };
+        self.inside().failing_reads = vec![unavailable; count];
+    }
+
+    /// The next read answers [`StorageError::Corrupt`].
+    pub fn damage_read(&self) {
+        self.inside().failing_reads = vec![StorageError::Corrupt { what: "whatever a test wants".to_owned() }];
     }
 
     /// From now on no slot is given: [`NoSlot::Refused`].
@@ -185,7 +192,7 @@ impl MemoryStorage {
     pub fn mend(&self) {
         let mut inside = self.inside();
         inside.faults = None;
-        inside.reads_to_fail = 0;
+        inside.failing_reads.clear();
         inside.writes = Writes::Taken;
     }
 
@@ -197,7 +204,7 @@ impl MemoryStorage {
             is_writing: false,
             gate: Gate::Open,
             faults: None,
-            reads_to_fail: 0,
+            failing_reads: Vec::new(),
             writes: Writes::Taken,
         };
         let slots = Arc::new(Semaphore::new(slots));
@@ -216,11 +223,9 @@ impl MemoryStorage {
         F: FnOnce(&Kept) -> Result<T, StorageError>,
     {
         let mut inside = self.inside();
-        let answer = if inside.reads_to_fail > 0 {
-            inside.reads_to_fail -= 1;
-            Err(StorageError::Unavailable { reason: "a test wants it so".to_owned() })
-        } else {
-            question(&inside.kept)
+        let answer = match inside.failing_reads.pop() {
+            Some(failure) => Err(failure),
+            None => question(&inside.kept),
         };
         futures_util::future::ready(answer).boxed()
     }

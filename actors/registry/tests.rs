@@ -12,7 +12,11 @@ use vestibule_protocol::{
     fixture::{ALICE, BOB, CAROL, EPOCH, canonical, user},
     membership::{CreateRefusal, KnockBucket, KnockRefusal},
 };
-use vestibule_storage::{commit::CommitError, error::StorageError, memory::Failure};
+use vestibule_storage::{
+    commit::CommitError,
+    error::StorageError,
+    memory::{Failure, MemoryStorage},
+};
 
 use super::AskError;
 use crate::{
@@ -221,16 +225,34 @@ async fn many_messages_to_a_sleeping_room_start_it_once() {
     assert_eq!(world.totals().actors_started, 1);
 }
 
-/// One ask whose room is found and then cannot be read.
-async fn failing_load(world: &World, room: &TestRoom) {
+/// One ask whose room is found and then cannot be read as `fail` makes it.
+async fn load_that_fails(world: &World, room: &TestRoom, fail: impl FnOnce(&MemoryStorage)) -> StorageError {
     let mut asked = Box::pin(world.rooms.ask(&room.room_id, door()));
     assert!(asked.as_mut().now_or_never().is_none());
-    world.storage.fail_reads(1);
-    let answer = asked.await;
-    assert!(
-        matches!(answer, Err(AskError::Storage(CommitError::Storage(StorageError::Unavailable { .. })))),
-        "{answer:?}"
-    );
+    fail(&world.storage);
+    match asked.await {
+        Err(AskError::Storage(CommitError::Storage(error))) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same where what is stored is damaged.
+async fn failing_load(world: &World, room: &TestRoom) {
+    let error = load_that_fails(world, room, MemoryStorage::damage_read).await;
+    assert!(matches!(error, StorageError::Corrupt { .. }), "{error:?}");
+}
+
+#[actix::test]
+async fn storage_that_cannot_be_read_for_now_puts_no_room_into_quarantine() {
+    let world = World::new();
+    let room = world.knockable(RoomVersionId::V12).await;
+    let world = world.restarted();
+    for _ in 0..3 {
+        let error = load_that_fails(&world, &room, |storage| storage.fail_reads(1)).await;
+        assert!(matches!(error, StorageError::Unavailable { .. }), "{error:?}");
+    }
+    assert!(world.totals().quarantined.is_empty());
+    assert!(world.rooms.ask(&room.room_id, door()).await.is_ok());
 }
 
 #[actix::test]

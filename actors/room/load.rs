@@ -34,6 +34,13 @@ pub(crate) enum LoadError {
     NotDone,
 }
 
+impl LoadError {
+    /// Whether another attempt would find the same. Storage that cannot be read for now says nothing about a room.
+    pub(crate) fn is_about_the_room(&self) -> bool {
+        !matches!(self, Self::Storage(StorageError::Unavailable { .. }))
+    }
+}
+
 /// Out-of-band memberships read at once. Ours.
 const OUT_OF_BAND_PER_READ: usize = 1_000;
 
