@@ -176,9 +176,9 @@ impl MatrixError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, "internal server error")
     }
 
-    /// Nothing can be written at the moment.
+    /// Storage cannot do it at the moment, and has not done it.
     pub fn unavailable() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, "writing is not possible at the moment")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, "storage is not available at the moment")
     }
 
     /// The body of the answer.

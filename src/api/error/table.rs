@@ -229,15 +229,17 @@ impl<R: Into<MatrixError>> From<AskError<R>> for MatrixError {
     }
 }
 
-/// SPEC D32, SECURITY G16. The cause is logged, never sent.
+/// SPEC D32, SECURITY G16: what did not happen and may soon be possible is 503. The cause is logged, never sent.
 impl From<StorageError> for MatrixError {
     fn from(error: StorageError) -> Self {
         match &error {
             StorageError::DiskFull => Self::unavailable(),
-            StorageError::NotWritten { .. }
-            | StorageError::OutcomeUnknown { .. }
-            | StorageError::Unavailable { .. }
-            | StorageError::Corrupt { .. } => {
+            // The engine has told what is wrong, once.
+            StorageError::NotWritten { .. } | StorageError::Unavailable { .. } => {
+                log::debug!(error:%; "storage is not available");
+                Self::unavailable()
+            }
+            StorageError::OutcomeUnknown { .. } | StorageError::Corrupt { .. } => {
                 log::error!(error:%; "storage failed under a request");
                 Self::internal()
             }
@@ -250,7 +252,8 @@ impl From<CommitError> for MatrixError {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::Storage(error) => error.into(),
-            CommitError::PredecessorMissing => Self::internal(),
+            // A commit before it was not written, so this one was not either.
+            CommitError::PredecessorMissing => Self::unavailable(),
             CommitError::Conflict(conflict) => match conflict {
                 Conflict::UserExists => Self::user_in_use(),
                 Conflict::NoSuchUser => Self::not_found("no such user"),

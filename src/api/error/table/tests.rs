@@ -191,19 +191,19 @@ fn rooms_and_stores() {
         (asked(AskError::RoomNotHere), 404, "M_NOT_FOUND", "SPEC 2.5"),
         (asked(AskError::Overloaded), 429, "M_LIMIT_EXCEEDED", "T23, DESIGN 3.12"),
         (asked(AskError::Failed), 500, "M_UNKNOWN", "D32"),
-        (asked(AskError::Storage(CommitError::PredecessorMissing)), 500, "M_UNKNOWN", "D32"),
+        (asked(AskError::Storage(CommitError::PredecessorMissing)), 503, "M_UNKNOWN", "G16"),
     ]);
     let text = || "/data/journal: broken".to_owned();
     check(vec![
-        (StorageError::NotWritten { reason: text() }, 500, "M_UNKNOWN", "D32"),
+        (StorageError::NotWritten { reason: text() }, 503, "M_UNKNOWN", "G16"),
         (StorageError::OutcomeUnknown { reason: text() }, 500, "M_UNKNOWN", "D32"),
-        (StorageError::Unavailable { reason: text() }, 500, "M_UNKNOWN", "D32"),
+        (StorageError::Unavailable { reason: text() }, 503, "M_UNKNOWN", "G16"),
         (StorageError::Corrupt { what: text() }, 500, "M_UNKNOWN", "D32"),
         (StorageError::DiskFull, 503, "M_UNKNOWN", "G16"),
     ]);
     check(vec![
         (CommitError::Storage(StorageError::DiskFull), 503, "M_UNKNOWN", "G16"),
-        (CommitError::PredecessorMissing, 500, "M_UNKNOWN", "D32"),
+        (CommitError::PredecessorMissing, 503, "M_UNKNOWN", "G16"),
         (CommitError::Conflict(Conflict::UserExists), 400, "M_USER_IN_USE", "CS register"),
         (CommitError::Conflict(Conflict::NoSuchUser), 404, "M_NOT_FOUND", "CS profile"),
         (CommitError::Conflict(Conflict::AliasExists), 409, "M_UNKNOWN", "CS directory"),
