@@ -13,7 +13,9 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{FakePeer, SignedEvent, TestServer, User, encoded, send_knock_target, send_signal, until};
+use crate::support::{
+    FakePeer, LIMITABLE, SignedEvent, TestServer, User, encoded, limit_files, send_knock_target, send_signal, until,
+};
 
 const ROUNDS: usize = 10;
 const CONNECTIONS: usize = 5;
@@ -205,4 +207,35 @@ fn termination_ends_a_long_poll_and_does_not_wait_for_it() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     let answer = polling.join().unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn disk_that_was_full_is_written_again_without_a_restart() {
+    let server = TestServer::new().under(&LIMITABLE).start();
+    let owner = server.register("owner");
+    let room_id = owner.knockable_room("12");
+    let say = |words: &str| {
+        let target = format!("/rooms/{}/send/m.room.message/{words}", encoded(&room_id));
+        owner.try_put(&target, json!({ "msgtype": "m.text", "body": words })).status
+    };
+    limit_files(server.pid(), "0");
+    // Whoever was heard last may hear that nobody knows; whoever comes then is refused.
+    say("unknown");
+    assert_eq!(say("refused"), 503);
+    // The look-up store fails on a thread of its own, and then for good until it is opened again.
+    until("the look-up store has failed", || server.log().contains("ERROR sled::").then_some(()));
+    let read = owner.try_get(&format!("/rooms/{}/members", encoded(&room_id))).status;
+    assert!([200, 503].contains(&read), "{read}");
+    assert_eq!(say("refused"), 503);
+    limit_files(server.pid(), "unlimited");
+    until("it writes again", || (say("again") == 200).then_some(()));
+    let bodies = |owner: &User| -> Vec<String> {
+        let page = owner.get(&format!("/rooms/{}/messages?dir=b&limit=100", encoded(&room_id)));
+        let events = page["chunk"].as_array().unwrap().iter();
+        events.filter_map(|event| Some(event["content"]["body"].as_str()?.to_owned())).collect()
+    };
+    let said = bodies(&owner);
+    assert!(said.contains(&"again".to_owned()) && !said.contains(&"refused".to_owned()), "{said:?}");
+    assert_eq!(server.totals()["rooms_quarantined"], json!({}));
+    assert_eq!(server.run(&["verify"]).code, Some(0));
 }

@@ -22,7 +22,7 @@ pub use self::{
     authority::client_config,
     http::{Answer, Connection, Http, encoded},
     peer::{FakePeer, SignedEvent, Template, now_ms, path_of, send_knock_target},
-    server::{PASSWORD, TestServer, send_signal},
+    server::{LIMITABLE, PASSWORD, TestServer, limit_files, send_signal},
     trace::{Trace, tracer},
     user::User,
     wait::until,

@@ -319,6 +319,11 @@ impl TestServer {
         self.home.path()
     }
 
+    /// What it calls itself.
+    pub fn name(&self) -> &'static str {
+        SERVER_NAME
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.home.path().join("data")
     }
@@ -405,6 +410,18 @@ impl Drop for TestServer {
 pub fn send_signal(name: &str, pid: u32) {
     let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
     assert!(sent.success(), "kill -{name} {pid}");
+}
+
+/// Words before a program whose files are limited: a file beyond its limit is an error of the write, and not the end of the
+/// process. The shell stays, so that it is the parent.
+pub const LIMITABLE: [&str; 3] = ["sh", "-c", "trap '' XFSZ; \"$0\" \"$@\"; exit $?"];
+
+/// The size in bytes, or `unlimited`, up to which a running process may write files. With 0 every disk is full.
+#[track_caller]
+pub fn limit_files(pid: u32, bytes: &str) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid.to_string(), &format!("--fsize={bytes}:")]);
+    assert!(command.status().unwrap().success(), "prlimit --fsize={bytes} of {pid}");
 }
 
 /// Runs a command to its end.
