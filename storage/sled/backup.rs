@@ -7,20 +7,25 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use crc32fast::Hasher;
 use ruma::{OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use vestibule_storage::device_keys::NEWS_PER_COMMIT_MAX;
+use vestibule_storage::error::StorageError;
 
-use crate::checkpoint::Inspection;
+use crate::device_values::DeviceListValue;
+use crate::draft::NEWS_IDS_AHEAD;
+use crate::fields::StoredForm;
+use crate::index::{Index, IndexError};
+use crate::journal::JournalPosition;
 use crate::journal::files::{ChunkReader, JournalFiles, offset_of, write_whole};
-use crate::journal::{Journal, JournalOptions, JournalPosition};
 use crate::keys::{Key, Table};
 use crate::migrations::{self, FORMAT, write_file};
-use crate::opening::{JOURNAL_DIR, Places, index_error, rebuild};
-use crate::{Handle, OpenError, Options, lock, record};
+use crate::opening::{Found, JOURNAL_DIR, Places, catch_up, index_error};
+use crate::values::CounterValue;
+use crate::{Handle, OpenError, Options, Promised, lock, record};
 
 /// The format of backups that is written, and the newest that is read.
 const BACKUP_FORMAT: u32 = 1;
@@ -30,8 +35,12 @@ const UNFINISHED_MANIFEST: &str = "manifest.json.new";
 const EXTRA_DIR: &str = "files";
 /// Bytes that are copied at once.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// One-time keys that one journal record takes away.
-const DROPPED_TOGETHER: usize = 10_000;
+/// Rows that one journal record changes after a restore.
+const CHANGED_TOGETHER: usize = 10_000;
+/// By how much ids of news of device lists jump with a restore: by those of so many commits after the backup began that none of them
+/// can come again. Ours: 2^32 commits are more than a year of 100 each second, and leave room for thousands of restores below the
+/// largest number that canonical JSON allows.
+const NEWS_IDS_JUMP: u64 = NEWS_PER_COMMIT_MAX << 32;
 /// Bytes of a manifest. Ours: a line for each of some thousand files.
 const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -200,6 +209,7 @@ pub fn check(files: &dyn JournalFiles, backup: &Path) -> Result<BackupReport, Ba
 
 /// Puts a backup into a data directory in which nothing is stored. The caller's files are put beside the data, unless a file of that name
 /// is there. Signs nothing. One-time keys do not come back: some were given out after the backup began, and none may be given out twice.
+/// For the same reason the ids of news that other servers hear jump ahead.
 ///
 /// # Errors
 /// [`BackupError`]; without the format file, which is written last, nothing can be opened there.
@@ -234,37 +244,52 @@ pub fn restore(options: &Options, backup: &Path) -> Result<BackupReport, BackupE
     for dir in [journal_dir.as_path(), data_dir] {
         files.sync_dir(dir).map_err(io_error("sync", dir))?;
     }
-    drop_one_time_keys(options)?;
+    take_back(options)?;
     migrations::establish(files, data_dir, server_name).map_err(BackupError::Target)?;
     Ok(report(manifest))
 }
 
-/// Their devices bring new ones once they hear that there are none.
-fn drop_one_time_keys(options: &Options) -> Result<(), BackupError> {
+/// Takes back what must not happen twice after the backup began: one-time keys, which were given out since, and the ids of news of
+/// device lists, which other servers have seen since. The devices bring new keys once they hear that there are none; and the next news
+/// of a list follows upon an id that nobody has seen, so that whoever hears of it asks for the whole list.
+fn take_back(options: &Options) -> Result<(), BackupError> {
     let places = Places::of(options);
-    let damaged = |error: OpenError| BackupError::Target(error);
-    let found = places.with_checkpoints(|checkpoints| checkpoints.find(Inspection::Ends));
-    let checkpoint = found.map_err(|error| damaged(error.into()))?.newest.map(|checkpoint| checkpoint.position);
-    let first_needed = checkpoint.map_or(JournalPosition(1), JournalPosition::next);
-    let journal_options = JournalOptions {
-        first_needed,
-        segment_bytes: options.segment_bytes,
-        ..JournalOptions::new(places.identity.clone(), options.journal_salt)
-    };
+    let promised = Promised::open(&places, options, JournalPosition(0)).map_err(BackupError::Target)?;
+    let (mut journal, checkpoint) = (promised.journal, promised.checkpoint.map(|checkpoint| checkpoint.position));
+    let found = Found::Unusable { why: "restored".to_owned() };
+    let (index, _) = catch_up(&places, found, &journal, checkpoint).map_err(BackupError::Target)?;
+    let rows = changes_that_take_back(&index).map_err(|error| BackupError::Target(index_error(error)))?;
     let journal_dir = places.journal_dir();
-    let opened = Journal::open(Arc::clone(&options.files), &journal_dir, journal_options);
-    let (mut journal, _) = opened.map_err(|error| damaged(error.into()))?;
-    let replay = journal.replay(first_needed).map_err(|error| damaged(error.into()))?;
-    let (index, ..) = rebuild(&places, &places.index_dir(), checkpoint, replay).map_err(damaged)?;
-    let rows = index.under(&Key::of(Table::OneTimeKey));
-    let rows: Result<Vec<_>, _> = rows.map(|entry| entry.map(|(key, _)| (key.to_vec(), None))).collect();
-    for chunk in rows.map_err(|error| damaged(index_error(error)))?.chunks(DROPPED_TOGETHER) {
+    for chunk in rows.chunks(CHANGED_TOGETHER) {
         let written = journal.append(&record::encode(&chunk.iter().cloned().collect())).map_err(io::Error::other);
         let synced = written.and_then(|_| journal.sync().map_err(io::Error::other));
         synced.map_err(io_error("write the journal in", &journal_dir))?;
     }
     let sealed = journal.rotate().map_err(io::Error::other);
     sealed.map(|_| ()).map_err(io_error("seal the journal in", &journal_dir))
+}
+
+/// A key and what is put there; `None` deletes it.
+type Change = (Vec<u8>, Option<Vec<u8>>);
+
+fn changes_that_take_back(index: &Index) -> Result<Vec<Change>, IndexError> {
+    let damaged = |error: StorageError| IndexError::new(error.to_string());
+    let ahead = Key::of(Table::Counter).last(NEWS_IDS_AHEAD);
+    let so_far: Option<CounterValue> = index.value(&ahead).map_err(damaged)?;
+    let jumped = CounterValue(so_far.map_or(0, |so_far| so_far.0).saturating_add(NEWS_IDS_JUMP));
+    let mut changes = vec![(ahead.into_bytes(), Some(jumped.to_bytes()))];
+    for entry in index.under(&Key::of(Table::DeviceList)) {
+        let (key, bytes) = entry?;
+        let list = DeviceListValue::from_bytes(&bytes).map_err(damaged)?;
+        if let Some(stream_id) = list.stream_id {
+            let list = DeviceListValue { stream_id: Some(stream_id.saturating_add(NEWS_IDS_JUMP)), ..list };
+            changes.push((key.to_vec(), Some(list.to_bytes())));
+        }
+    }
+    for entry in index.under(&Key::of(Table::OneTimeKey)) {
+        changes.push((entry?.0.to_vec(), None));
+    }
+    Ok(changes)
 }
 
 fn report(manifest: Manifest) -> BackupReport {

@@ -87,6 +87,9 @@ pub(crate) fn draft(
     Ok(Drafted { changes: draft.changes, announcement: news, subjects })
 }
 
+/// Counts by how much the ids of news of device lists are ahead of their positions: they jump with each restore.
+pub(crate) const NEWS_IDS_AHEAD: &str = "device_list_ids_ahead";
+
 struct Draft<'a> {
     index: &'a Index,
     batch: &'a Changes,

@@ -14,7 +14,7 @@ use vestibule_storage::{
     outbox::{EduContent, OutboxPlace},
 };
 
-use super::{Draft, device_key, outbox_key};
+use super::{Draft, NEWS_IDS_AHEAD, device_key, outbox_key};
 use crate::device_values::DeviceListValue;
 use crate::fields::StoredForm;
 use crate::keys::{Key, Table};
@@ -204,7 +204,8 @@ impl Draft<'_> {
         match news {
             ListNews::Untold => {}
             ListNews::Device { device_id, destinations } => {
-                let id = news_stream_id(self.position, effects.edus_queued);
+                let ahead = self.counter(NEWS_IDS_AHEAD, 0)?;
+                let id = news_stream_id(self.position, effects.edus_queued).saturating_add(ahead);
                 stream_id = Some(id);
                 let (user_id, device_id) = (user_id.clone(), device_id.clone());
                 let content = EduContent::DeviceList { user_id, device_id, stream_id: id, previous };

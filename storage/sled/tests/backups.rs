@@ -1,13 +1,16 @@
 //! Backups of a running server, and what comes back.
 //! May not: trust a backup that changed.
 
-use ruma::server_name;
+use std::collections::BTreeSet;
+
+use ruma::{OwnedUserId, server_name};
 use vestibule_storage::accounts::AccountChange;
-use vestibule_storage::commit::Commit;
+use vestibule_storage::commit::{Commit, Stores};
 use vestibule_storage::conformance::block_on;
 use vestibule_storage::conformance::fixture::accounts::{device, user};
 use vestibule_storage::conformance::fixture::local;
-use vestibule_storage::device_keys::{KeyChange, PublishedKey};
+use vestibule_storage::device_keys::{KeyChange, ListNews, PublishedKey};
+use vestibule_storage::outbox::{EduContent, QueuedEdu};
 
 use super::place::{Place, assert_whole, commit, enqueue, talk};
 use crate::backup::{BackupError, ExtraFile, check, restore};
@@ -42,10 +45,10 @@ fn backup_of_a_running_server_comes_back_whole() {
     restore(&place.options_at(&data_dir), &target).unwrap();
     assert_eq!(std::fs::read(data_dir.join("signing.key")).unwrap(), b"a secret");
     let again = SledStorage::open(place.options_at(&data_dir)).unwrap();
-    assert_eq!(again.report.index, IndexReport::Kept { replayed: 0 });
+    assert_eq!(again.report.index, IndexReport::Kept { replayed: 1 }, "what restoring takes back");
     assert_whole(&again.stores, &kept);
     assert_whole(&again.stores, &other);
-    assert_eq!(again.stores.stream.position().0, report.position.0);
+    assert_eq!(again.stores.stream.position().0, report.position.0 + 1);
     assert!(again.handle.verify().unwrap().is_sound());
 
     let twice = restore(&place.options_at(&data_dir), &target);
@@ -78,6 +81,51 @@ fn one_time_keys_do_not_come_back() {
     assert_eq!(block_on(keys.one_time_keys(&user_id, &device_id)).unwrap(), []);
     assert_eq!(block_on(keys.fallback_keys(&user_id, &device_id)).unwrap().len(), 1, "made to be given out again");
     assert!(again.handle.verify().unwrap().is_sound());
+}
+
+#[test]
+fn news_of_device_lists_after_a_restore_are_newer_than_all_before_it() {
+    let place = Place::new();
+    let (bob, carol, there) = (local("bob"), local("carol"), server_name!("there.example"));
+    let changed = |user_id: &OwnedUserId| {
+        let news = ListNews::Device { device_id: "PHONE".into(), destinations: [there.to_owned()].into() };
+        Commit::Accounts(vec![AccountChange::Keys(KeyChange::ListChanged {
+            user_id: user_id.clone(),
+            wakes: BTreeSet::new(),
+            news,
+        })])
+    };
+    let say = |stores: &Stores, user_id| _ = block_on(enqueue(stores, changed(user_id))).unwrap();
+    let stream_id = |stores: &Stores, user_id| block_on(stores.device_keys.list_stream_id(user_id)).unwrap().unwrap();
+    let opened = place.open();
+    say(&opened.stores, &bob);
+    let mut backup = place.dir.path().join("backup0");
+    opened.handle.backup(&backup, &[]).unwrap();
+    let told = stream_id(&opened.stores, &bob);
+    for _ in 0..20 {
+        say(&opened.stores, &bob);
+    }
+    let mut newest = stream_id(&opened.stores, &bob);
+    assert!(newest > told);
+    for number in 1..3 {
+        let data_dir = place.dir.path().join(format!("restored{number}"));
+        restore(&place.options_at(&data_dir), &backup).unwrap();
+        let again = SledStorage::open(place.options_at(&data_dir)).unwrap();
+        let at_rest = stream_id(&again.stores, &bob);
+        assert!(at_rest > newest, "whoever asks for the list hears so");
+        // Of somebody who was not told of before the backup, too.
+        for user_id in [&bob, &carol] {
+            say(&again.stores, user_id);
+            assert!(stream_id(&again.stores, user_id) > at_rest);
+        }
+        let queued = block_on(again.stores.outbox.edus(there, None, 100)).unwrap();
+        let follows = |edu: &QueuedEdu| matches!(&edu.content, EduContent::DeviceList { user_id, previous, .. } if *user_id == bob && *previous == Some(at_rest));
+        assert!(queued.iter().any(follows), "upon an id that nobody has seen: {queued:?}");
+        newest = stream_id(&again.stores, &bob);
+        assert!(newest < 1 << 53, "a number of canonical JSON");
+        backup = place.dir.path().join(format!("backup{number}"));
+        again.handle.backup(&backup, &[]).unwrap();
+    }
 }
 
 #[test]
