@@ -74,9 +74,9 @@ pub async fn settle() {
     }
 }
 
-/// What a read answers; the store in memory answers at once.
+/// What a read answers; the store in memory answers at once, and any other whatever needs but a few keys.
 pub fn read<T>(read: Read<'_, T>) -> T {
-    read.now_or_never().expect("the store in memory answers at once").expect("no fault was asked for")
+    read.now_or_never().expect("it is answered at once").expect("no fault was asked for")
 }
 
 /// A clock that stands still until it is set, or goes on by a step whenever it is looked at.
@@ -172,7 +172,7 @@ impl Default for Settings {
 
 /// A server without network and disk: rooms, the store they are kept in, and its clock. Needs an actix system.
 pub struct World {
-    /// The store.
+    /// The store, unless the rooms are [over](Self::over) another: then nothing is in it.
     pub storage: MemoryStorage,
     /// Hears of commits.
     pub notifier: SyncNotifier,
@@ -183,6 +183,7 @@ pub struct World {
     /// Where long work runs: [`CPU_PERMITS`] pieces at a time.
     pub cpu: CpuPool,
     settings: Settings,
+    stores: Stores,
 }
 
 /// Pieces of work that run at a time in [`World::cpu`].
@@ -213,13 +214,30 @@ impl World {
         Self::on(storage, notifier, clock, settings)
     }
 
+    /// Over another store than the one in memory, with whose faults, restarts and commits [`Self::storage`] has nothing to do.
+    pub fn over(stores: Stores) -> Self {
+        let clock = Arc::new(ManualClock::at(EPOCH));
+        Self::built(MemoryStorage::new(), stores, SyncNotifier::default(), clock, Settings::default())
+    }
+
     fn on(storage: MemoryStorage, notifier: SyncNotifier, clock: Arc<ManualClock>, settings: Settings) -> Self {
+        let stores = storage.stores();
+        Self::built(storage, stores, notifier, clock, settings)
+    }
+
+    fn built(
+        storage: MemoryStorage,
+        stores: Stores,
+        notifier: SyncNotifier,
+        clock: Arc<ManualClock>,
+        settings: Settings,
+    ) -> Self {
         let arbiters = if settings.arbiters.is_empty() { vec![Arbiter::current()] } else { settings.arbiters.clone() };
         let cpu = CpuPool::new(CPU_PERMITS);
         let rooms = Rooms::new(RoomsOptions {
             identity: Arc::new(identity(&settings.server_name)),
             clock: clock.clone(),
-            stores: storage.stores(),
+            stores: stores.clone(),
             policy: settings.policy,
             rates: settings.rates,
             cpu: cpu.clone(),
@@ -231,7 +249,7 @@ impl World {
             idle_timeout: settings.idle_timeout,
             core_seed: 7,
         });
-        Self { storage, notifier, clock, rooms, cpu, settings }
+        Self { storage, notifier, clock, rooms, cpu, settings, stores }
     }
 
     /// A new server on a copy of what is durable now: what a crash leaves.
@@ -248,7 +266,7 @@ impl World {
 
     /// The store's handles.
     pub fn stores(&self) -> Stores {
-        self.storage.stores()
+        self.stores.clone()
     }
 
     /// The counters.

@@ -2,12 +2,14 @@
 //! May not: know how a room orders anything.
 //!
 //! Sixteen clients act in four rooms at once: on the production room actors, over a store whose commits become durable late
-//! and in bursts, and fail in every fifth history. Memberships of different users are independent, so each user of each
+//! and in bursts, and fail in every fifth history. Another fifth is over the production engine, on a disk that is late and, in
+//! every second of these, fails. Memberships of different users are independent, so each user of each
 //! room has a history of its own that is judged on its own.
 
 mod checker;
 mod clients;
 mod model;
+mod on_disk;
 
 use self::checker::Verdict;
 use crate::{
@@ -38,7 +40,14 @@ fn run(settings: &Settings) -> Outcome {
     actix_rt::System::new().block_on(async {
         for case in 0..settings.cases {
             let mut random = seeds::of_case(settings.seed, case);
-            let history = clients::record(settings, case, &mut random).await;
+            let history = match clients::record(settings, case, &mut random).await {
+                Ok(history) => history,
+                Err(error) => {
+                    outcome.miss(format!("history {case}: {error}"));
+                    continue;
+                }
+            };
+            counts.on_disk += u64::from(history.is_on_disk);
             if !history.came_to_its_end {
                 outcome.miss(format!("history {case}: clients waited for ever"));
             }
@@ -58,6 +67,7 @@ fn run(settings: &Settings) -> Outcome {
             outcome.case();
         }
     });
+    outcome.count_at_least("histories over the engine", counts.on_disk, settings.scaled(100));
     outcome.count_at_least("operations", counts.operations, settings.scaled(OPERATIONS));
     outcome.count_at_least("changes", counts.changes, settings.scaled(OPERATIONS / 10));
     outcome.count_at_least("refusals", counts.refusals, settings.scaled(OPERATIONS / 10));
@@ -70,6 +80,7 @@ fn run(settings: &Settings) -> Outcome {
 
 #[derive(Default)]
 struct Counts {
+    on_disk: u64,
     operations: u64,
     changes: u64,
     refusals: u64,

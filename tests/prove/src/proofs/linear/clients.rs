@@ -24,12 +24,13 @@ use vestibule_storage::{commit::CommitError, error::StorageError, memory::Failur
 use super::{
     DONE_THOUGH_NOT_WRITTEN, LOST_UPDATE, STALE_READ,
     model::{Action, Answer, Operation, RoomKind},
+    on_disk::OnDisk,
 };
 use crate::{proof::Settings, proofs::oracle::case::Membership};
 
 const CLIENTS: usize = 16;
 const OPERATIONS: usize = 50;
-/// One history in so many has commits that fail.
+/// One history in so many has commits that fail, and one is over the engine.
 const FAULTY: u64 = 5;
 /// Turns of the disk without an end after which clients are taken to hang.
 const TURNS_MAX: usize = 2_000_000;
@@ -77,6 +78,8 @@ pub struct Place {
 }
 
 pub struct History {
+    /// Over the engine, and not over the store in memory.
+    pub is_on_disk: bool,
     /// Operations in the order of their calls.
     pub by_user: Vec<(Place, Vec<Operation>)>,
     pub came_to_its_end: bool,
@@ -84,6 +87,8 @@ pub struct History {
 
 struct Scene {
     world: World,
+    /// The engine, if the rooms are over it, until the end.
+    on_disk: RefCell<Option<OnDisk>>,
     rooms: Vec<TestRoom>,
     time: Cell<u64>,
     active: Cell<usize>,
@@ -113,8 +118,15 @@ impl Planted {
 }
 
 /// Lets clients act and gives back what they wrote down.
-pub async fn record(settings: &Settings, case: u64, random: &mut StdRng) -> History {
-    let world = World::new();
+///
+/// # Errors
+/// The engine does not open or close.
+pub async fn record(settings: &Settings, case: u64, random: &mut StdRng) -> Result<History, String> {
+    let is_on_disk = case % FAULTY == FAULTY - 2;
+    // Every second one over the engine, too.
+    let is_faulty = case % FAULTY == FAULTY - 1 || (is_on_disk && case / FAULTY % 2 == 1);
+    let on_disk = if is_on_disk { Some(OnDisk::open()?) } else { None };
+    let world = on_disk.as_ref().map_or_else(World::new, |engine| World::over(engine.stores()));
     let mut rooms = Vec::new();
     for (at, kind) in ROOMS.iter().enumerate() {
         let version = RoomVersionId::try_from(kind.version.to_string()).unwrap_or(RoomVersionId::V10);
@@ -124,11 +136,15 @@ pub async fn record(settings: &Settings, case: u64, random: &mut StdRng) -> Hist
         }
         rooms.push(world.room_with(version, &format!("room{at}"), vec![("m.room.join_rules", content)]).await);
     }
-    world.storage.hold();
+    match &on_disk {
+        Some(engine) => engine.hold(),
+        None => world.storage.hold(),
+    }
     // Events of the same millisecond have no order that a fork would keep.
     world.clock.step_by(Duration::from_millis(1));
     let scene = Rc::new(Scene {
         world,
+        on_disk: RefCell::new(on_disk),
         rooms,
         time: Cell::new(0),
         active: Cell::new(CLIENTS),
@@ -142,14 +158,14 @@ pub async fn record(settings: &Settings, case: u64, random: &mut StdRng) -> Hist
             tokio::task::spawn_local(client.act())
         })
         .collect();
-    let came_to_its_end = scene.write(random, case % FAULTY == FAULTY - 1).await;
+    let came_to_its_end = scene.write(random, is_faulty).await;
     if came_to_its_end {
         for client in clients {
             // A client that panics did not count itself out, so the scene did not come to its end.
             let _: Result<(), _> = client.await;
         }
     }
-    scene.read_in_the_end();
+    scene.read_in_the_end()?;
     let mut operations = scene.operations.take();
     let places = (0..ROOMS.len()).flat_map(|room| (0..USERS.len()).map(move |user| (room, user)));
     let by_user = places
@@ -159,7 +175,7 @@ pub async fn record(settings: &Settings, case: u64, random: &mut StdRng) -> Hist
             Some((Place { user: USERS[user].0, room: ROOMS[room] }, operations))
         })
         .collect();
-    History { by_user, came_to_its_end }
+    Ok(History { is_on_disk, by_user, came_to_its_end })
 }
 
 impl Scene {
@@ -176,11 +192,15 @@ impl Scene {
     async fn write(&self, random: &mut StdRng, is_faulty: bool) -> bool {
         for _ in 0..TURNS_MAX {
             if self.active.get() == 0 {
-                self.world.storage.release_all();
+                self.release_all();
                 return true;
             }
             for _ in 0..random.random_range(1..12) {
                 tokio::task::yield_now().await;
+            }
+            if let Some(engine) = &*self.on_disk.borrow() {
+                engine.release_some(random, is_faulty);
+                continue;
             }
             if is_faulty && random.random_ratio(1, 40) {
                 let failures = [Failure::NotWritten, Failure::UnknownAndLost, Failure::UnknownButKept];
@@ -188,12 +208,25 @@ impl Scene {
             }
             self.world.storage.release(random.random_range(0..5));
         }
+        self.release_all();
         false
     }
 
+    fn release_all(&self) {
+        match &*self.on_disk.borrow() {
+            Some(engine) => engine.release_all(),
+            None => self.world.storage.release_all(),
+        }
+    }
+
     /// One more read of everybody, after everything, from what a crash would leave.
-    fn read_in_the_end(&self) {
-        let left = self.world.restarted();
+    fn read_in_the_end(&self) -> Result<(), String> {
+        // The engine lives as long as it is read.
+        let reopened = self.on_disk.take().map(OnDisk::reopened).transpose()?;
+        let left = match &reopened {
+            Some((engine, _)) => World::over(engine.stores.clone()),
+            None => self.world.restarted(),
+        };
         for (room, test_room) in self.rooms.iter().enumerate() {
             for (user, (user_id, _)) in USERS.iter().enumerate() {
                 let called = self.tick();
@@ -202,6 +235,7 @@ impl Scene {
                 self.note((room, user), Operation { called, returned, action: Action::Read, answer });
             }
         }
+        Ok(())
     }
 }
 
