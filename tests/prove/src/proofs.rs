@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod crash;
 pub mod drain;
+pub mod enospc;
 pub mod faults;
 pub mod images;
 pub mod linear;
@@ -22,4 +23,5 @@ pub const PROOFS: &[&Proof] = &[
     &faults::PROOF,
     &drain::PROOF,
     &backup::PROOF,
+    &enospc::PROOF,
 ];
