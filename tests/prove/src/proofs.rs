@@ -9,6 +9,7 @@ pub mod faults;
 pub mod images;
 pub mod linear;
 pub mod oracle;
+pub mod recovery;
 pub mod syncorder;
 
 use crate::proof::Proof;
@@ -24,4 +25,5 @@ pub const PROOFS: &[&Proof] = &[
     &drain::PROOF,
     &backup::PROOF,
     &enospc::PROOF,
+    &recovery::PROOF,
 ];
