@@ -4,6 +4,7 @@
 pub mod access_token;
 pub mod body;
 pub mod client_address;
+pub mod json_object;
 pub mod path;
 pub mod ruma_request;
 pub mod x_matrix;

@@ -4,11 +4,14 @@
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload};
 use futures_util::future::LocalBoxFuture;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 
 use crate::{
     error::MatrixError,
-    extract::body::{self, JSON_BODY_BYTES_MAX},
+    extract::{
+        body::{self, JSON_BODY_BYTES_MAX},
+        json_object::check_object,
+    },
 };
 
 /// A JSON object that came as the body.
@@ -48,18 +51,15 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonFields<T> {
 /// # Errors
 /// 400 `M_NOT_JSON`, `M_BAD_JSON` or `M_MISSING_PARAM`.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MatrixError> {
-    // Read as a type, an array would pass for an object whose keys may all be absent.
-    let is_object = bytes.trim_ascii_start().starts_with(b"{");
-    // The whole body is judged as JSON before its fields are looked for.
-    serde_json::from_slice::<IgnoredAny>(bytes).map_err(MatrixError::not_json)?;
-    match serde_json::from_slice(bytes) {
-        Ok(value) if is_object => Ok(value),
-        Ok(_) => Err(MatrixError::bad_json("the body must be an object")),
-        Err(error) if error.classify() != serde_json::error::Category::Data => Err(MatrixError::not_json(error)),
-        Err(_) if !is_object => Err(MatrixError::bad_json("the body must be an object")),
-        Err(error) if error.to_string().starts_with("missing field") => Err(MatrixError::missing_param(error)),
-        Err(error) => Err(MatrixError::bad_json(error)),
-    }
+    // Read as a type alone, an array would pass for an object whose keys may all be absent, and what no field takes for JSON.
+    check_object(bytes)?;
+    serde_json::from_slice(bytes).map_err(|error| {
+        if error.to_string().starts_with("missing field") {
+            MatrixError::missing_param(error)
+        } else {
+            MatrixError::bad_json(error)
+        }
+    })
 }
 
 #[cfg(test)]
@@ -90,7 +90,9 @@ mod tests {
             ("", ErrorCode::NotJson),
             ("{", ErrorCode::NotJson),
             ("{} {}", ErrorCode::NotJson),
-            ("{\"word\":\"\\ud800\"}", ErrorCode::NotJson),
+            (r#"{"word":"\ud800"}"#, ErrorCode::NotJson),
+            (r#"{"word":"a","other":"\ud800"}"#, ErrorCode::NotJson),
+            (r#"{"word":"a","other":1,"other":1}"#, ErrorCode::BadJson),
             ("[\"hello\",1]", ErrorCode::BadJson),
             ("null", ErrorCode::BadJson),
             ("{}", ErrorCode::MissingParam),
@@ -105,8 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_refused_without_harm() {
-        let deep = "[".repeat(100_000);
-        assert_eq!(parse::<serde_json::Value>(deep.as_bytes()).unwrap_err().errcode, ErrorCode::NotJson);
+    fn what_no_field_takes_is_judged_too() {
+        let deep = format!(r#"{{"word":"a","other":{}{}}}"#, "[".repeat(127), "]".repeat(127));
+        assert_eq!(parse::<Greeting>(deep.as_bytes()).unwrap_err().errcode, ErrorCode::NotJson);
+        assert_eq!(parse::<Greeting>(b"{\"word\":\"a\",\"o\":\"\xff\"}").unwrap_err().errcode, ErrorCode::NotJson);
+        assert_eq!(
+            parse::<serde_json::Map<_, serde_json::Value>>(br#"{"a":1,"a":2}"#).unwrap_err().errcode,
+            ErrorCode::BadJson
+        );
     }
 }

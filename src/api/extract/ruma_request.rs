@@ -14,6 +14,7 @@ use ruma::api::{IncomingRequest, OutgoingResponse, OutgoingResponseExt as _};
 
 use super::{
     body::{self, JSON_BODY_BYTES_MAX},
+    json_object::check_object,
     path::PathArguments,
 };
 use crate::error::MatrixError;
@@ -42,7 +43,7 @@ fn parse<T: IncomingRequest>(request: &HttpRequest, body: &Bytes) -> Result<T, M
     let no_fields = Bytes::from_static(b"{}");
     let body = if body.is_empty() && request.method() == Method::POST { &no_fields } else { body };
     if !body.is_empty() {
-        check_is_object(body)?;
+        check_object(body)?;
     }
     let arguments = PathArguments::of_request(request)?;
     let arguments: Vec<&str> = arguments.as_slice().iter().map(String::as_str).collect();
@@ -54,15 +55,6 @@ fn parse<T: IncomingRequest>(request: &HttpRequest, body: &Bytes) -> Result<T, M
         .map_err(MatrixError::invalid_param)?;
     // The route has chosen the method already, and several may lead to one type.
     T::try_from_http_request_inner(bridged, &arguments).map_err(MatrixError::from)
-}
-
-/// Whole-body check before ruma looks at parts: everything is JSON, an object, and nested no deeper than 127 levels.
-fn check_is_object(body: &[u8]) -> Result<(), MatrixError> {
-    match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body) {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_data() => Err(MatrixError::bad_json(error)),
-        Err(error) => Err(MatrixError::not_json(error)),
-    }
 }
 
 /// Turns ruma's response into what actix sends.
