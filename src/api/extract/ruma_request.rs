@@ -39,10 +39,11 @@ impl<T: IncomingRequest + 'static> FromRequest for Ruma<T> {
 }
 
 fn parse<T: IncomingRequest>(request: &HttpRequest, body: &Bytes) -> Result<T, MatrixError> {
-    // Where every field is optional, clients send nothing at all; Synapse reads that as an object without fields.
+    // Where every field is optional, clients send nothing at all; Synapse reads that as an object without fields. What is put
+    // somewhere has to be said.
     let no_fields = Bytes::from_static(b"{}");
     let body = if body.is_empty() && request.method() == Method::POST { &no_fields } else { body };
-    if !body.is_empty() {
+    if !body.is_empty() || request.method() == Method::PUT {
         check_object(body)?;
     }
     let arguments = PathArguments::of_request(request)?;
@@ -109,6 +110,17 @@ mod tests {
             let shown: String = body.chars().take(40).collect();
             assert_eq!(outcome::<search_users::v3::Request>(body).await, (status, errcode.to_owned()), "{shown}");
         }
+    }
+
+    #[actix_web::test]
+    async fn what_is_put_somewhere_is_said() {
+        let send = |body: &'static str| async move {
+            let request = TestRequest::put().uri("/rooms/!x:y/typing").set_payload(body);
+            let (request, mut payload) = request.to_http_parts();
+            Ruma::<kick_user::v3::Request>::from_request(&request, &mut payload).await.unwrap_err().errcode.to_string()
+        };
+        assert_eq!(send("").await, "M_NOT_JSON");
+        assert_ne!(send("{}").await, "M_NOT_JSON");
     }
 
     #[actix_web::test]
