@@ -37,10 +37,27 @@ async fn members(
     app: Data<App>,
     Ruma(request): Ruma<get_member_events::v3::Request>,
 ) -> Result<HttpResponse, MatrixError> {
+    check_known(request.membership.as_ref(), "membership")?;
+    check_known(request.not_membership.as_ref(), "not_membership")?;
     let view = RoomView::open(&app, &caller, &request.room_id).await?;
     let mut events = view.state(request.at.as_deref()).await?.of_type(&StateEventType::RoomMember).await?;
     events.retain(|event| is_wanted(event, request.membership.as_ref(), request.not_membership.as_ref()));
     Ok(HttpResponse::Ok().json(json!({ "chunk": view.shown_state(&events).await? })))
+}
+
+/// A membership that there is not would pass for one that nobody has.
+fn check_known(membership: Option<&MembershipState>, parameter: &str) -> Result<(), MatrixError> {
+    match membership {
+        None
+        | Some(
+            MembershipState::Ban
+            | MembershipState::Invite
+            | MembershipState::Join
+            | MembershipState::Knock
+            | MembershipState::Leave,
+        ) => Ok(()),
+        Some(_) => Err(MatrixError::invalid_param(format!("{parameter} is none of the known memberships"))),
+    }
 }
 
 fn is_wanted(event: &StoredEvent, wanted: Option<&MembershipState>, unwanted: Option<&MembershipState>) -> bool {
@@ -94,4 +111,25 @@ async fn rooms_of_caller(
 ) -> Result<HttpResponse, MatrixError> {
     let joined_rooms = sharing::joined_rooms(&*app.stores.rooms, &caller.user_id).await?;
     Ok(HttpResponse::Ok().json(json!({ "joined_rooms": joined_rooms })))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::client_server::testing::server::TestServer;
+
+    #[actix_web::test]
+    async fn nobody_is_asked_for_by_a_membership_that_there_is_not() {
+        let server = TestServer::start().await;
+        let ann = server.user("ann").await;
+        let room = ann.room(serde_json::json!({})).await;
+        for (query, count) in [("", 1), ("?membership=join", 1), ("?membership=knock", 0), ("?not_membership=join", 0)]
+        {
+            let members = ann.get(&format!("/rooms/{room}/members{query}")).await;
+            assert_eq!(members["chunk"].as_array().unwrap().len(), count, "{query}");
+        }
+        for query in ["membership=sideways", "not_membership=sideways", "membership=", "not_membership=%ff"] {
+            let refused = ann.get_refused(&format!("/rooms/{room}/members?{query}")).await;
+            assert_eq!(refused, (400, "M_INVALID_PARAM".to_owned()), "{query}");
+        }
+    }
 }

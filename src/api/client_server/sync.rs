@@ -26,6 +26,7 @@ use ruma::{
         sync::sync_events::{self, v3::Filter},
     },
     events::room::member::MembershipState,
+    presence::PresenceState,
 };
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -126,6 +127,9 @@ async fn asked(
     unstable: &UnstableQuery,
     request: sync_events::v3::Request,
 ) -> Result<Asked, MatrixError> {
+    if !matches!(request.set_presence, PresenceState::Offline | PresenceState::Online | PresenceState::Unavailable) {
+        return Err(MatrixError::invalid_param("set_presence must be offline, online or unavailable"));
+    }
     let token = request.since.as_deref().map(str::parse::<SyncToken>).transpose();
     let token = token.map_err(|error| MatrixError::invalid_param(format!("since: {error}")))?;
     let is_fresh_start = token.is_some_and(|token| token.position > app.stores.stream.position());

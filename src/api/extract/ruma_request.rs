@@ -10,6 +10,7 @@ use actix_web::{
     http::{Method, StatusCode},
 };
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use ruma::api::{IncomingRequest, OutgoingResponse, OutgoingResponseExt as _};
 
 use super::{
@@ -45,6 +46,10 @@ fn parse<T: IncomingRequest>(request: &HttpRequest, body: &Bytes) -> Result<T, M
     let body = if body.is_empty() && request.method() == Method::POST { &no_fields } else { body };
     if !body.is_empty() || request.method() == Method::PUT {
         check_object(body)?;
+    }
+    // Ruma would put a mark in the place of what it cannot read.
+    if percent_decode_str(request.query_string()).decode_utf8().is_err() {
+        return Err(MatrixError::invalid_param("the query is no UTF-8"));
     }
     let arguments = PathArguments::of_request(request)?;
     let arguments: Vec<&str> = arguments.as_slice().iter().map(String::as_str).collect();
@@ -121,6 +126,19 @@ mod tests {
         };
         assert_eq!(send("").await, "M_NOT_JSON");
         assert_ne!(send("{}").await, "M_NOT_JSON");
+    }
+
+    #[actix_web::test]
+    async fn a_query_is_utf8() {
+        let ask = |query: &'static str| async move {
+            let (request, mut payload) =
+                TestRequest::post().uri(query).set_payload(r#"{"search_term":"t"}"#).to_http_parts();
+            Ruma::<search_users::v3::Request>::from_request(&request, &mut payload)
+                .await
+                .map_err(|error| error.status.as_u16())
+        };
+        assert!(ask("/?a=%C3%A9&b=%zz").await.is_ok());
+        assert_eq!(ask("/?a=%ff").await.unwrap_err(), 400);
     }
 
     #[actix_web::test]

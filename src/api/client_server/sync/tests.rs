@@ -594,3 +594,16 @@ async fn context_shows_what_stands_around() {
     assert_eq!(page["chunk"][0]["event_id"], ids[4].as_str());
     assert!(context["state"].as_array().unwrap().iter().any(|event| event["type"] == "m.room.create"));
 }
+
+#[actix_web::test]
+async fn a_presence_that_there_is_not_is_refused() {
+    let server = TestServer::start().await;
+    let ann = server.user("ann").await;
+    for presence in ["offline", "online", "unavailable"] {
+        ann.get(&format!("/sync?set_presence={presence}")).await;
+    }
+    for presence in ["asleep", "%ff", ""] {
+        let refused = ann.get_refused(&format!("/sync?set_presence={presence}")).await;
+        assert_eq!(refused, (400, "M_INVALID_PARAM".to_owned()), "{presence}");
+    }
+}
