@@ -43,7 +43,7 @@ async fn get_global(caller: Caller, path: PathArguments, app: web::Data<App>) ->
 
 async fn get_of_room(caller: Caller, path: PathArguments, app: web::Data<App>) -> Result<HttpResponse, MatrixError> {
     check_own(&caller, &path)?;
-    get(&app, &caller, Some(path.parse(1, "room id")?), path.get(2)).await
+    get(&app, &caller, Some(named_room(&path)?), path.get(2)).await
 }
 
 async fn put_global(
@@ -63,8 +63,17 @@ async fn put_of_room(
     JsonBody(content): JsonBody<Map<String, Value>>,
 ) -> Result<HttpResponse, MatrixError> {
     check_own(&caller, &path)?;
+    let room_id = named_room(&path)?.to_owned();
+    put(&app, caller, Some(room_id), path.get(2), content).await
+}
+
+/// The room of the path. It need not be one that we know, so it is judged as a name alone; the sigil is none.
+fn named_room(path: &PathArguments) -> Result<&RoomId, MatrixError> {
     let room_id: &RoomId = path.parse(1, "room id")?;
-    put(&app, caller, Some(room_id.to_owned()), path.get(2), content).await
+    if room_id.strip_sigil().is_empty() {
+        return Err(MatrixError::invalid_param("room id: there is nothing behind the !"));
+    }
+    Ok(room_id)
 }
 
 async fn get(app: &App, caller: &Caller, room_id: Option<&RoomId>, kind: &str) -> Result<HttpResponse, MatrixError> {
@@ -104,6 +113,20 @@ fn check_kind(kind: &str) -> Result<(), MatrixError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_room_has_a_name() {
+        for (part, is_room) in [
+            ("!r:example.org", true),
+            ("!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM", true),
+            ("!", false),
+            ("r", false),
+        ] {
+            let path = format!("/user/@alice:example.org/rooms/{part}/account_data/m.tag");
+            let path = PathArguments::of("/user/{user_id}/rooms/{room_id}/account_data/{type}", &path).unwrap();
+            assert_eq!(named_room(&path).is_ok(), is_room, "{part}");
+        }
+    }
 
     #[test]
     fn types_are_bounded_and_two_are_the_servers() {
