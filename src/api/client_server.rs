@@ -49,6 +49,7 @@ mod rooms_typing;
 pub(crate) mod rooms_upgrade;
 mod send_to_device;
 mod session;
+mod state_content;
 mod sync;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -19,6 +19,7 @@ use super::{
     room_view::RoomView,
     rooms_membership::{WantedChange, change_membership},
     rooms_send::hidden_room,
+    state_content,
 };
 use crate::{
     error::MatrixError,
@@ -75,6 +76,7 @@ async fn put(
     let event_id = if request.event_type == StateEventType::RoomMember {
         put_member(&app, caller, address, room_id, &request.state_key, content).await?
     } else {
+        state_content::check(&request.event_type, &content)?;
         if request.event_type == StateEventType::RoomCanonicalAlias && request.state_key.is_empty() {
             require_own_aliases(&app, room_id, &content).await?;
         }

@@ -11,7 +11,7 @@ use vestibule_actors::InitialEvent;
 use vestibule_protocol::{canonical_json, room_version::RoomVersion};
 
 use super::power_levels::PowerLevels;
-use crate::error::MatrixError;
+use crate::{client_server::state_content, error::MatrixError};
 
 /// What a room is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +46,14 @@ impl StateWish {
     /// Judges what the room would only find out half-way.
     ///
     /// # Errors
-    /// 400 when the content is not canonical JSON, or the type is the server's to make.
+    /// 400 when the content is not canonical JSON or cannot be read, or the type is the server's to make.
     pub fn check(self) -> Result<WishedState, MatrixError> {
         let kind = StateEventType::from(self.kind);
         if matches!(kind, StateEventType::RoomCreate | StateEventType::RoomMember) {
             return Err(MatrixError::bad_json(format!("initial_state cannot hold {kind}")));
         }
         let content = canonical_json::parse_object(self.content.get().as_bytes())?;
+        state_content::check(&kind, &content)?;
         Ok(WishedState { kind, state_key: self.state_key, content })
     }
 }
