@@ -81,18 +81,26 @@ fn asked(body: &CanonicalJsonObject) -> Result<BTreeMap<OwnedServerName, Wanted>
     for (server, criteria) in servers {
         let criteria = criteria.as_object().ok_or_else(wrong)?;
         let Ok(server) = ServerName::parse(server) else { continue };
-        let valid_until = criteria.values().filter_map(valid_until).max();
+        let mut valid_until = None;
+        for criterion in criteria.values() {
+            valid_until = valid_until.max(wanted_until(criterion)?);
+        }
         let key_ids = criteria.keys().filter_map(|key_id| ServerSigningKeyId::parse(key_id).ok());
         asked.insert(server, Wanted { key_ids: key_ids.take(KEY_IDS_MAX).collect(), valid_until });
     }
     Ok(asked)
 }
 
-fn valid_until(criterion: &CanonicalJsonValue) -> Option<UnixMillis> {
-    let CanonicalJsonValue::Integer(number) = criterion.as_object()?.get("minimum_valid_until_ts")? else {
-        return None;
+fn wanted_until(criterion: &CanonicalJsonValue) -> Result<Option<UnixMillis>, MatrixError> {
+    let criterion =
+        criterion.as_object().ok_or_else(|| MatrixError::bad_json("what is asked of a key must be an object"))?;
+    let until = match criterion.get("minimum_valid_until_ts") {
+        None => return Ok(None),
+        Some(CanonicalJsonValue::Integer(number)) => u64::try_from(i64::from(*number)).ok(),
+        Some(_) => None,
     };
-    u64::try_from(i64::from(*number)).ok().map(UnixMillis)
+    let until = until.ok_or_else(|| MatrixError::bad_json("minimum_valid_until_ts must be a number, 0 or more"))?;
+    Ok(Some(UnixMillis(until)))
 }
 
 async fn answer(
@@ -168,6 +176,15 @@ mod tests {
             (json!({ "server_keys": many(10_000) }), Err("M_INVALID_PARAM")),
             (json!({ "server_keys": { "no name": {}, "a.test": {} } }), Ok(1)),
             (json!({ "server_keys": { "a.test": [] } }), Err("M_BAD_JSON")),
+            (json!({ "server_keys": { "a.test": { "ed25519:1": 5 } } }), Err("M_BAD_JSON")),
+            (
+                json!({ "server_keys": { "a.test": { "ed25519:1": { "minimum_valid_until_ts": "5" } } } }),
+                Err("M_BAD_JSON"),
+            ),
+            (
+                json!({ "server_keys": { "a.test": { "ed25519:1": { "minimum_valid_until_ts": -1 } } } }),
+                Err("M_BAD_JSON"),
+            ),
             (json!({ "server_keys": [] }), Err("M_BAD_JSON")),
             (json!({}), Err("M_MISSING_PARAM")),
         ];
