@@ -28,7 +28,7 @@ pub const OVERTAKEN: &str = "it was made before something that stands in its pla
 /// Source of order and statuses: SPEC 2.6.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum HandshakeRefusal {
-    /// The event is larger than 65,536 bytes.
+    /// The event is larger than 65,536 bytes, or its type, sender, room id or state key than 255.
     #[error("the event is too large")]
     TooLarge,
     /// Its content is larger than [`handshake::HANDSHAKE_CONTENT_BYTES_MAX`].

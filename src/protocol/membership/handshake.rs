@@ -94,7 +94,7 @@ impl MemberBody<'_> {
     pub(super) fn shape(&self, object: CanonicalJsonObject) -> Result<ShapedPdu, HandshakeRefusal> {
         let content_bytes = content_bytes(&object);
         let shaped = ShapedPdu::parse(object, self.version).map_err(|refusal| match refusal {
-            ShapeRefusal::TooLarge => HandshakeRefusal::TooLarge,
+            ShapeRefusal::TooLarge | ShapeRefusal::FieldTooLong(_) => HandshakeRefusal::TooLarge,
             ShapeRefusal::BadFormat(what) => HandshakeRefusal::BadFormat { what },
         })?;
         if content_bytes.is_none_or(|bytes| bytes > HANDSHAKE_CONTENT_BYTES_MAX) {

@@ -42,6 +42,9 @@ pub enum ShapeRefusal {
     /// Larger than [`EVENT_BYTES_MAX`].
     #[error("the event is larger than {EVENT_BYTES_MAX} bytes")]
     TooLarge,
+    /// A field that names something is longer than [`FIELD_BYTES_MAX`].
+    #[error("{0} is longer than {FIELD_BYTES_MAX} bytes")]
+    FieldTooLong(&'static str),
     /// A field is missing, of the wrong type, or out of its bounds.
     #[error("not an event of this room version: {0}")]
     BadFormat(String),
@@ -276,9 +279,7 @@ fn check_format(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<(
     for (field, required) in [("type", true), ("sender", true), ("room_id", !room_is_optional), ("state_key", false)] {
         match object.get(field) {
             Some(CanonicalJsonValue::String(text)) if text.len() <= FIELD_BYTES_MAX => {}
-            Some(CanonicalJsonValue::String(_)) => {
-                return bad(format!("{field} is longer than {FIELD_BYTES_MAX} bytes"));
-            }
+            Some(CanonicalJsonValue::String(_)) => return Err(ShapeRefusal::FieldTooLong(field)),
             None if !required => {}
             _ => return bad(format!("{field} must be a string")),
         }

@@ -53,6 +53,7 @@ fn verdict(object: CanonicalJsonObject, version_id: &RoomVersionId) -> &'static 
     match shape(object, version_id) {
         Ok(_) => "ok",
         Err(ShapeRefusal::TooLarge) => "too large",
+        Err(ShapeRefusal::FieldTooLong(_)) => "field too long",
         Err(ShapeRefusal::BadFormat(_)) => "bad format",
     }
 }
@@ -215,7 +216,7 @@ fn fields_are_limited_to_255_bytes() {
     for version_id in [RoomVersionId::V6, RoomVersionId::V11] {
         let object = knock_like(&version_id);
         for filler in ["x", "ü", "☃", "🚪"] {
-            for (bytes, expected) in [(254, "ok"), (255, "ok"), (256, "bad format")] {
+            for (bytes, expected) in [(254, "ok"), (255, "ok"), (256, "field too long")] {
                 let text = |bytes: usize| filler.repeat(bytes / filler.len()) + &"x".repeat(bytes % filler.len());
                 let fields = [
                     ("sender", id("@", filler, bytes)),
