@@ -65,12 +65,14 @@
 //! | row | what | held by |
 //! |---|---|---|
 //! | V48 | CVE-2025-30355: a depth that none can have | [`transactions`], `templates::cve_2026_24471_templates_are_never_signed_as_they_come`; beyond 2^53 in `bad/send_knock` |
-//! | V49 | CVE-2020-26890: NaN and its like | `bad/json_bodies` |
+//! | V49 | CVE-2020-26890: NaN and its like | `bad/json_bodies`, `api::json_object` |
 //! | V50 | CVE-2018-10657: the greatest depth pins the order | [`transactions`], `bad/odd_but_right` |
-//! | V51 | CVE-2022-31052: nesting without end | [`replies`], `bad/json_bodies`, `bad/keys` |
+//! | V51 | CVE-2022-31052: nesting without end | [`replies`], `bad/json_bodies`, `bad/keys`, `api::json_object` |
 //! | V52 | sizes of events and ids | [`sizes`], `bad/send_knock` |
-//! | V53 | JSON that can be read in two ways | `bad/json_bodies` |
+//! | V53 | JSON that can be read in two ways | `bad/json_bodies`, `api::json_object` |
+//! | V54 | CVE-2024-52805: bodies of parts fill the memory | `api::body` |
 //! | V55 | CVE-2024-52791: replies that fill the memory | [`replies`] |
+//! | V56 | CVE-2026-45076: pages of hidden events end the way back | `api::timeline` |
 //!
 //! Where our requests go:
 //!

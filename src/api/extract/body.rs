@@ -127,6 +127,23 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn bodies_of_parts_are_refused_unread() {
+        // V54: who reads on never comes back.
+        for kind in ["multipart/form-data; boundary=b", " Multipart/Mixed", "multipart/"] {
+            let request = TestRequest::put().insert_header((CONTENT_TYPE, kind)).to_http_request();
+            let never: Chunks = Box::pin(stream::pending());
+            let reading = read(&request, Payload::from(never), 1_000_000);
+            let refused = futures_util::FutureExt::now_or_never(reading).unwrap().unwrap_err();
+            assert_eq!(refused.status.as_u16(), 415, "{kind}");
+        }
+        for kind in ["application/json", "text/plain", "application/multipart", ""] {
+            let request = TestRequest::put().insert_header((CONTENT_TYPE, kind)).to_http_request();
+            let body: Chunks = Box::pin(stream::iter([Ok(Bytes::from_static(b"{}"))]));
+            assert_eq!(read(&request, Payload::from(body), 2).await.unwrap(), "{}", "{kind}");
+        }
+    }
+
+    #[actix_web::test]
     async fn the_cap_counts_bytes_not_headers() {
         let chunks = |count: usize| -> Chunks {
             Box::pin(stream::iter((0..count).map(|_| Ok(Bytes::from_static(b"0123456789")))))
