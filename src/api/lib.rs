@@ -16,6 +16,8 @@ pub mod extract;
 pub mod listener;
 pub mod rate_limit;
 pub mod restricted_join;
+#[cfg(any(test, feature = "testing"))]
+pub mod route_map;
 pub mod server_server;
 pub mod state;
 mod well_known;

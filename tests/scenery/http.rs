@@ -60,6 +60,21 @@ impl Http {
     }
 }
 
+/// A request, byte by byte.
+pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Vec<u8> {
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: vestibule.test\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if let Some(body) = body {
+        head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(body.unwrap_or_default());
+    bytes
+}
+
 /// One connection, kept alive.
 pub struct Connection {
     pub local: SocketAddr,
@@ -76,19 +91,18 @@ impl Connection {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> io::Result<Answer> {
-        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: vestibule.test\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if let Some(body) = body {
-            head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
-        }
-        head.push_str("\r\n");
-        let mut bytes = head.into_bytes();
-        bytes.extend_from_slice(body.unwrap_or_default());
-        self.stream.get_mut().write_all(&bytes)?;
-        self.stream.get_mut().flush()?;
-        self.answer()
+        self.exchange(&request(method, target, headers, body))
+    }
+
+    /// Sends bytes as they are, and reads an answer also when not all of them were taken.
+    ///
+    /// # Errors
+    /// When the other side is gone, or says what is no HTTP.
+    pub fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+        let stream = self.stream.get_mut();
+        // Who refuses early need not read the rest.
+        let written = stream.write_all(request).and_then(|()| stream.flush());
+        self.answer().map_err(|error| written.err().unwrap_or(error))
     }
 
     fn answer(&mut self) -> io::Result<Answer> {

@@ -20,7 +20,7 @@ mod wait;
 
 pub use self::{
     authority::client_config,
-    http::{Answer, Connection, Http, encoded},
+    http::{Answer, Connection, Http, encoded, request},
     peer::{FakePeer, SignedEvent, Template, now_ms, path_of, send_knock_target},
     server::{LIMITABLE, PASSWORD, TestServer, limit_files, send_signal},
     trace::{Trace, tracer},

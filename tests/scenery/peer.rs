@@ -146,8 +146,19 @@ impl FakePeer {
 
     /// The `Authorization` header of a request.
     pub fn authorization(&self, method: &str, target: &str, content: Option<&CanonicalJsonObject>) -> String {
+        self.authorization_for(SERVER_NAME, method, target, content)
+    }
+
+    /// The same of a request to another server.
+    pub fn authorization_for(
+        &self,
+        destination: &str,
+        method: &str,
+        target: &str,
+        content: Option<&CanonicalJsonObject>,
+    ) -> String {
         let mut signed = json!({
-            "method": method, "uri": target, "origin": self.name(), "destination": SERVER_NAME,
+            "method": method, "uri": target, "origin": self.name(), "destination": destination,
         });
         if let Some(content) = content {
             signed["content"] = serde_json::to_value(content).unwrap();
@@ -158,7 +169,7 @@ impl FakePeer {
         let key = self.inner.identity.key().key_id();
         let signature = signed["signatures"][self.name()][key.as_str()].as_str().unwrap();
         let name = self.name();
-        format!(r#"X-Matrix origin="{name}",destination="{SERVER_NAME}",key="{key}",sig="{signature}""#)
+        format!(r#"X-Matrix origin="{name}",destination="{destination}",key="{key}",sig="{signature}""#)
     }
 
     /// A signed request on a connection that stays.

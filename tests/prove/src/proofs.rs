@@ -2,6 +2,7 @@
 //! May not: hold a proof itself.
 
 pub mod backup;
+pub mod badinput;
 pub mod crash;
 pub mod drain;
 pub mod enospc;
@@ -20,10 +21,11 @@ pub const PROOFS: &[&Proof] = &[
     &linear::PROOF,
     &images::PROOF,
     &crash::PROOF,
+    &recovery::PROOF,
     &syncorder::PROOF,
     &faults::PROOF,
+    &enospc::PROOF,
     &drain::PROOF,
     &backup::PROOF,
-    &enospc::PROOF,
-    &recovery::PROOF,
+    &badinput::PROOF,
 ];
