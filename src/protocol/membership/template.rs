@@ -5,7 +5,7 @@
 mod tests;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId,
     events::room::member::MembershipState,
 };
 
@@ -13,7 +13,7 @@ use super::TemplateRefusal;
 use crate::{
     clock::UnixMillis,
     pdu::{
-        checks::{AUTH_EVENTS_MAX, PREV_EVENTS_MAX},
+        checks::{AUTH_EVENTS_MAX, PREV_EVENTS_MAX, parse_event_id},
         event_builder::GraphPlace,
     },
     room_version::RoomVersion,
@@ -139,7 +139,7 @@ fn ids(event: &CanonicalJsonObject, field: &str, entries_max: usize) -> Option<V
     let entries = event.get(field)?.as_array().filter(|entries| entries.len() <= entries_max)?;
     let mut event_ids = Vec::new();
     for entry in entries {
-        let event_id = EventId::parse(entry.as_str()?).ok()?;
+        let event_id = parse_event_id(entry.as_str()?)?;
         if event_ids.contains(&event_id) {
             return None;
         }

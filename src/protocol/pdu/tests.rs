@@ -114,6 +114,8 @@ fn each_field_must_have_its_form() {
         ("prev_events", Some(json!([7])), "bad format"),
         ("prev_events", Some(json!(["no id"])), "bad format"),
         ("prev_events", Some(json!([[ID, {}]])), "bad format"),
+        ("prev_events", Some(json!([format!("${}", "x".repeat(254))])), "ok"),
+        ("prev_events", Some(json!([format!("${}", "x".repeat(255))])), "bad format"),
         ("prev_events", Some(json!([])), "ok"),
         ("prev_events", Some(json!(vec![ID; 20])), "ok"),
         ("prev_events", Some(json!(vec![ID; 21])), "bad format"),
@@ -136,6 +138,23 @@ fn each_field_must_have_its_form() {
         for (field, value, expected) in &table {
             let object = with(whole.clone(), field, value.clone());
             assert_eq!(verdict(object, &version_id), *expected, "version {version_id}, {field} = {value:?}");
+        }
+    }
+}
+
+#[test]
+fn a_third_party_invite_that_has_two_redacted_forms_is_refused() {
+    for version_id in KNOWN {
+        let mut room = RoomFixture::with_join_rule(version_id.clone(), Some("public")).build();
+        let join = room.make(EventSpec::join(BOB)).to_object().unwrap();
+        let content = |invite: Value| Some(json!({ "membership": "join", "third_party_invite": invite }));
+        let is_kept = [RoomVersionId::V11, RoomVersionId::V12].contains(&version_id);
+        for (invite, is_odd) in
+            [(json!({}), false), (json!({ "signed": 7 }), false), (json!("x"), true), (json!(null), true)]
+        {
+            let expected = if is_odd && is_kept { "bad format" } else { "ok" };
+            let object = with(join.clone(), "content", content(invite.clone()));
+            assert_eq!(verdict(object, &version_id), expected, "version {version_id}, {invite}");
         }
     }
 }

@@ -145,6 +145,8 @@ fn a_place_that_is_none_is_thrown_away() {
         ("auth_events", json!(["no id"]), false),
         ("auth_events", json!([["$one", { "sha256": "x" }]]), false),
         ("auth_events", json!(["$one", "$one"]), false),
+        ("auth_events", json!([format!("${}", "x".repeat(254))]), true),
+        ("auth_events", json!([format!("${}", "x".repeat(255))]), false),
         ("auth_events", json!([]), true),
         ("auth_events", ids(AUTH_EVENTS_MAX), true),
         ("auth_events", ids(AUTH_EVENTS_MAX + 1), false),
