@@ -3,9 +3,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ruma::ServerName;
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use ruma::{CanonicalJsonValue, ServerName};
+use serde_json::value::RawValue;
+
+use crate::canonical_json::parse_object;
 
 /// Globs of one list that are looked at; a list with more denies what the rest would have to judge.
 /// Ours: an event holds 64 KiB, so at most some 16,000 globs of two characters.
@@ -26,16 +27,6 @@ struct Rules {
     deny: Vec<Glob>,
 }
 
-#[derive(Deserialize)]
-struct Content {
-    #[serde(default)]
-    allow: Value,
-    #[serde(default)]
-    deny: Value,
-    #[serde(default)]
-    allow_ip_literals: Value,
-}
-
 impl ServerAcl {
     /// A room without an ACL: everybody is allowed.
     pub fn absent() -> Self {
@@ -45,12 +36,12 @@ impl ServerAcl {
     /// Reads the event's content. Values of the wrong type count as absent, entries that are no strings are skipped: so a
     /// missing or unreadable `allow` list denies everybody, as the specification says of an empty one.
     pub fn parse(content: &RawValue) -> Self {
-        let absent = || Content { allow: Value::Null, deny: Value::Null, allow_ip_literals: Value::Null };
-        let content = serde_json::from_str(content.get()).unwrap_or_else(|_| absent());
+        // The strict parser knows no keys of its own: `serde_json` takes an object with a certain one for what a text in it says.
+        let content = parse_object(content.get().as_bytes()).unwrap_or_default();
         let rules = Rules {
-            allow_ip_literals: content.allow_ip_literals.as_bool().unwrap_or(true),
-            allow: globs(&content.allow),
-            deny: globs(&content.deny),
+            allow_ip_literals: content.get("allow_ip_literals").and_then(CanonicalJsonValue::as_bool).unwrap_or(true),
+            allow: globs(content.get("allow")),
+            deny: globs(content.get("deny")),
         };
         Self { rules: Some(rules) }
     }
@@ -88,9 +79,9 @@ fn is_numeric_host(host: &str) -> bool {
     })
 }
 
-fn globs(list: &Value) -> Vec<Glob> {
-    let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
-    entries.iter().take(GLOBS_MAX).filter_map(Value::as_str).map(Glob::parse).collect()
+fn globs(list: Option<&CanonicalJsonValue>) -> Vec<Glob> {
+    let entries = list.and_then(CanonicalJsonValue::as_array).unwrap_or_default();
+    entries.iter().take(GLOBS_MAX).filter_map(CanonicalJsonValue::as_str).map(Glob::parse).collect()
 }
 
 /// A pattern in which `*` stands for any characters and `?` for one, matched against the whole name.
@@ -143,7 +134,7 @@ impl Glob {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -187,6 +178,9 @@ mod tests {
             (&json!({"allow": ["*good.test"]}), "good.test", true),
             (&json!({"allow": ["*"], "allow_ip_literals": "no"}), "1.2.3.4", true),
             (&json!([1]), "good.test", false),
+            (&json!([["*"], [], true]), "good.test", false),
+            (&json!({"allow": {"$serde_json::private::RawValue": "[\"*\"]"}}), "good.test", false),
+            (&json!({"allow": ["*"], "deny": {"$serde_json::private::RawValue": "[\"*\"]"}}), "good.test", true),
         ];
         for (content, server, allowed) in table {
             let server = <&ServerName>::try_from(server).unwrap();
