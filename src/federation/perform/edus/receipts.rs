@@ -76,7 +76,9 @@ impl News {
                 if self.receipts >= RECEIPTS_MAX {
                     return;
                 }
-                let (Some(receipt), Some(room)) = (receipt, self.room(room_id)) else { continue };
+                // In this order: a room of which nothing can be believed is not asked about, and takes no other room's place.
+                let Some(receipt) = receipt else { continue };
+                let Some(room) = self.room(room_id) else { continue };
                 room.receipts.push(receipt);
                 self.receipts = self.receipts.saturating_add(1);
             }
@@ -154,6 +156,16 @@ mod tests {
         assert!(edu(room_id!("!a:x"), &private).is_none());
         let told = json!({"event_ids": ["$one"], "data": {"ts": 1}});
         assert_eq!(receipts(json!({"!a:x": {"m.read.private": {"@eve:peer.test": told}}})), []);
+    }
+
+    #[test]
+    fn a_room_of_which_nothing_can_be_believed_is_not_among_the_news() {
+        let told = json!({"event_ids": ["$one"], "data": {"ts": 1}});
+        let content = json!({"!a:x": {"m.read": {"@ann:us.test": told}}, "!b:x": {"m.read": {"@eve:peer.test": told}}});
+        let edus: Vec<CanonicalJsonValue> =
+            serde_json::from_value(json!([{"edu_type": "m.receipt", "content": content}])).unwrap();
+        let news = News::of(server_name!("peer.test"), &edus);
+        assert_eq!(news.rooms.into_keys().collect::<Vec<_>>(), ["!b:x"]);
     }
 
     #[test]
