@@ -88,7 +88,7 @@ pub(super) fn merge(
 impl Override {
     /// Puts the value at its place.
     fn apply(&self, table: &mut Table, as_text: bool) -> Result<(), ConfigError> {
-        let value = match self.text.parse::<Value>() {
+        let value = match self.text.trim().parse::<Value>() {
             Ok(value) if !as_text => value,
             _ => Value::String(self.text.clone()),
         };

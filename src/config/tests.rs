@@ -363,6 +363,13 @@ fn every_bad_value_is_refused_by_its_key() {
 }
 
 #[test]
+fn blanks_round_the_equals_sign_make_no_text_of_a_value() {
+    let config = load("", &[("VESTIBULE_ACTORS__LIVE_MAX", " 7 ")], &["knock.auto_join_accepted = true "]).unwrap();
+    assert!(config.knock.auto_join_accepted);
+    assert_eq!(config.actors.live_max, 7);
+}
+
+#[test]
 fn a_refused_override_names_its_key_and_its_origin() {
     type Row = (&'static [(&'static str, &'static str)], &'static [&'static str], &'static str, &'static str);
     // variables, --set, key, part of the message
