@@ -118,6 +118,7 @@ async fn an_unusable_well_known_counts_as_none() {
         "{}",
         "null",
         r#"{"m.server":7}"#,
+        r#"["1.2.3.4"]"#,
         r#"{"m.server":""}"#,
         r#"{"m.server":"a b"}"#,
         r#"{"m.server":"x:y"}"#,
