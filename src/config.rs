@@ -176,12 +176,22 @@ impl Config {
                 return Err(ConfigError::Unreadable { path: path.to_owned(), source });
             }
         };
-        let read_from = text.as_deref().map(|text| (path, text));
-        let overrides = layers::overrides(environment, set)?;
-        let mut config = layers::merge(DEFAULT_TEXT, read_from, overrides)?;
-        check::across_keys(&config)?;
+        let mut config = Self::of_text(text.as_deref().map(|text| (path, text)), environment, set)?;
         config.resolve_paths(path.parent().unwrap_or(Path::new("")));
         config.read_shared_secret()?;
+        Ok(config)
+    }
+
+    /// The same with a file that is read already (its name and text). Paths stay as they are written.
+    ///
+    /// # Errors
+    /// As [`Self::load`], but for what only the disk can tell.
+    pub fn of_text<E>(file: Option<(&Path, &str)>, environment: E, set: &[String]) -> Result<Self, ConfigError>
+    where
+        E: IntoIterator<Item = (OsString, OsString)>,
+    {
+        let config = layers::merge(DEFAULT_TEXT, file, layers::overrides(environment, set)?)?;
+        check::across_keys(&config)?;
         Ok(config)
     }
 

@@ -4,7 +4,7 @@
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names>
 
 mod resolver;
-mod well_known;
+pub(crate) mod well_known;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -261,7 +261,7 @@ fn route_to(server: &ServerName, addresses: Vec<SocketAddr>) -> Result<Route, Di
     Ok(Route { addresses, host_header: server.as_str().to_owned(), certificate_name })
 }
 
-fn certificate_name(server: &ServerName) -> Result<CertificateName<'static>, DiscoveryError> {
+pub(crate) fn certificate_name(server: &ServerName) -> Result<CertificateName<'static>, DiscoveryError> {
     if let Some(ip) = ip_literal(server) {
         return Ok(CertificateName::from(ip));
     }

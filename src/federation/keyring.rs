@@ -33,7 +33,8 @@ use vestibule_storage::server_keys::ServerKeyStore;
 
 use self::attempts::Attempts;
 pub use self::document::{DocumentError, KEYS_IN_DOCUMENT_MAX};
-use self::key_set::{Key, Provenance, Purpose, ServerKeys};
+pub(crate) use self::key_set::ServerKeys;
+use self::key_set::{Key, Provenance, Purpose};
 pub use self::source::KeySource;
 pub use self::x_matrix::{SIGNATURES_MAX, SignedRequest, VerifyRequestError};
 use crate::{client::RemoteError, generations::Generations};

@@ -8,6 +8,8 @@
 
 #![warn(missing_docs)]
 
+#[cfg(feature = "testing")]
+pub mod answers;
 pub mod client;
 pub mod denied_servers;
 pub mod discovery;

@@ -37,6 +37,8 @@ mod room;
 mod self_check;
 mod server_keys;
 mod space;
+#[cfg(any(test, feature = "testing"))]
+pub mod stored_forms;
 mod stream;
 mod values;
 pub mod verify;

@@ -65,15 +65,20 @@ async fn send(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<Ht
 }
 
 /// What a transaction holds.
-struct Sent {
+pub struct Sent {
     /// The events, those of one room together and in their order. What names no room is passed over, since nobody can say
     /// what it is.
-    events: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>>,
-    edus: Vec<CanonicalJsonValue>,
+    pub events: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>>,
+    /// The ephemeral events, unread.
+    pub edus: Vec<CanonicalJsonValue>,
 }
 
 impl Sent {
-    fn of(mut body: CanonicalJsonObject) -> Result<Self, MatrixError> {
+    /// Sorts the body of a transaction.
+    ///
+    /// # Errors
+    /// 400 `M_INVALID_PARAM` when it holds too much, `M_BAD_JSON` when it does not hold lists.
+    pub fn of(mut body: CanonicalJsonObject) -> Result<Self, MatrixError> {
         let mut list = |key: &str, count_max: usize| match body.remove(key) {
             // Some servers leave out what is empty.
             None => Ok(Vec::new()),

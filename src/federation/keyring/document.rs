@@ -52,7 +52,7 @@ impl ServerKeys {
     /// Reads a key document about `asked` and verifies that its own keys signed it.
     ///
     /// Keys of other algorithms, malformed, weak and banned ones are left out, so they cannot vouch for the document.
-    pub(super) fn read(
+    pub(crate) fn read(
         document: &CanonicalJsonObject,
         asked: &ServerName,
         banned: &BTreeSet<[u8; 32]>,

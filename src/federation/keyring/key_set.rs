@@ -51,7 +51,7 @@ pub(super) struct OldKey {
 
 /// What we hold of one server.
 #[derive(Clone, Debug)]
-pub(super) struct ServerKeys {
+pub(crate) struct ServerKeys {
     pub(super) server_name: OwnedServerName,
     pub(super) verify_keys: BTreeMap<OwnedServerSigningKeyId, Key>,
     pub(super) old_verify_keys: BTreeMap<OwnedServerSigningKeyId, OldKey>,
@@ -215,7 +215,7 @@ impl ServerKeys {
         }
     }
 
-    pub(super) fn to_stored(&self) -> StoredServerKeys {
+    pub(crate) fn to_stored(&self) -> StoredServerKeys {
         let verify_keys = self.verify_keys.iter().map(|(id, key)| (id.clone(), key.base64().encode())).collect();
         let old_verify_keys = self
             .old_verify_keys

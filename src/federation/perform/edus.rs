@@ -45,21 +45,21 @@ impl<C: Serialize> Edu<C> {
 
 /// What a transaction tells of each room.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct News {
-    rooms: BTreeMap<OwnedRoomId, RoomNews>,
+pub(crate) struct News {
+    pub(crate) rooms: BTreeMap<OwnedRoomId, RoomNews>,
     receipts: usize,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct RoomNews {
+pub(crate) struct RoomNews {
     /// Whether each user types, by the last that was said of them.
-    typing: BTreeMap<OwnedUserId, bool>,
-    receipts: Vec<Receipt>,
+    pub(crate) typing: BTreeMap<OwnedUserId, bool>,
+    pub(crate) receipts: Vec<Receipt>,
 }
 
 impl News {
     /// Sorts EDUs of a transaction; all that is not well-formed, or is about users of other servers, is left out.
-    fn of(origin: &ServerName, edus: &[CanonicalJsonValue]) -> Self {
+    pub(crate) fn of(origin: &ServerName, edus: &[CanonicalJsonValue]) -> Self {
         let mut news = Self::default();
         for edu in edus.iter().filter_map(CanonicalJsonValue::as_object) {
             let kind = edu.get("edu_type").and_then(CanonicalJsonValue::as_str);
