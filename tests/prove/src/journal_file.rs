@@ -9,6 +9,8 @@ use std::ops::Range;
 use crc32fast::Hasher;
 
 const MAGIC: &[u8] = b"VSTBJRNL";
+/// Magic and format, which the first checksum is of.
+const PREAMBLE_BYTES: usize = 12;
 const HEADER_LENGTH_AT: usize = 16;
 const NUMBER_AT: usize = 20;
 const FRAME_BYTES: usize = 20;
@@ -45,6 +47,22 @@ pub fn fit_checksums(segment: &mut [u8], salt: u64) {
         let mut hasher = Hasher::new_with_initial(seed);
         hasher.update(checked);
         stated.copy_from_slice(&hasher.finalize().to_le_bytes());
+    }
+}
+
+/// Gives the header the checksums that fit its bytes: that of what begins every header, and that of the whole.
+pub fn fit_header(segment: &mut [u8]) {
+    fit(segment, PREAMBLE_BYTES);
+    let end = u32_at(segment, HEADER_LENGTH_AT).and_then(|length| length.checked_sub(4));
+    if let Some(end) = end.filter(|end| *end > HEADER_LENGTH_AT) {
+        fit(segment, end);
+    }
+}
+
+fn fit(segment: &mut [u8], end: usize) {
+    let Some((checked, stated)) = segment.split_at_mut_checked(end) else { return };
+    if let Some(stated) = stated.first_chunk_mut() {
+        *stated = crc32fast::hash(checked).to_le_bytes();
     }
 }
 

@@ -37,6 +37,13 @@ struct CommandLine {
 enum Command {
     /// Runs what Vestibule promises, each promise as a proof with a figure at its end
     Prove(Prove),
+    /// Puts one input of the proof `fuzz` before its target again, and shows it
+    Fuzz {
+        /// The target's name
+        target: String,
+        /// The case that a miss named
+        case: u64,
+    },
 }
 
 #[derive(clap::Args)]
@@ -58,7 +65,10 @@ struct Prove {
 }
 
 fn main() -> ExitCode {
-    let Command::Prove(wanted) = CommandLine::parse().command;
+    let wanted = match CommandLine::parse().command {
+        Command::Prove(wanted) => wanted,
+        Command::Fuzz { target, case } => return fuzz_again(&target, case),
+    };
     let mut chosen = Vec::new();
     for name in &wanted.names {
         match PROOFS.iter().find(|proof| proof.name == name) {
@@ -84,6 +94,17 @@ fn main() -> ExitCode {
     } else {
         prove(&chosen, if wanted.quick { Scale::Quick } else { Scale::Full }, seed)
     }
+}
+
+fn fuzz_again(target: &str, case: u64) -> ExitCode {
+    match proofs::fuzz::again(target, case) {
+        Ok(told) => println!("{told}"),
+        Err(miss) => {
+            println!("{miss}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn list(chosen: &[&Proof]) -> ExitCode {

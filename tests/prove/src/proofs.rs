@@ -7,6 +7,7 @@ pub mod crash;
 pub mod drain;
 pub mod enospc;
 pub mod faults;
+pub mod fuzz;
 pub mod images;
 pub mod linear;
 pub mod oracle;
@@ -18,6 +19,7 @@ use crate::proof::Proof;
 /// All proofs, in the order they run.
 pub const PROOFS: &[&Proof] = &[
     &oracle::PROOF,
+    &fuzz::PROOF,
     &linear::PROOF,
     &images::PROOF,
     &crash::PROOF,

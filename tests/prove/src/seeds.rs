@@ -21,7 +21,7 @@ pub fn draw_of_case(seed: u64, case: u64) -> Draw {
     Draw(mixed(seed, case))
 }
 
-/// An odd constant spreads neighbours; the generators mix the rest.
-fn mixed(seed: u64, case: u64) -> u64 {
+/// The number of one case. An odd constant spreads neighbours; the generators mix the rest.
+pub fn mixed(seed: u64, case: u64) -> u64 {
     seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ case
 }
