@@ -31,6 +31,10 @@ use vestibule_storage::{
 use super::memory::{Coming, Room};
 use crate::gauges::KnockEvent;
 
+/// Servers that are noted as being in a room when the last of ours has left it. Ours: who took part in what the room shows
+/// of itself is known besides.
+const VIA_MAX: usize = 20;
+
 /// What a turn changed, before it is a commit.
 #[derive(Debug, Default)]
 pub struct RoomChange {
@@ -185,6 +189,7 @@ impl Room {
             Source::Received => BTreeSet::new(),
             _ => self.joined_servers().cloned().collect(),
         };
+        let was_lived_in = self.is_lived_in();
         let visibility = visibility_around(before.state(), &event);
         let appended = self.graph.append(event.clone(), &before, placement);
         let order = self.next_order;
@@ -203,6 +208,9 @@ impl Room {
             .push(ExtremityRow { event_id: event.event_id().to_owned(), arrival: appended.arrival });
         for entry in &appended.changes {
             self.entry_changed(entry, &event, order, change);
+        }
+        if was_lived_in && self.is_lived_in_elsewhere() {
+            self.wait_outside(change);
         }
         if !appended.changes.is_empty() {
             let mut changes = change.current.take().map(|current| current.changes).unwrap_or_default();
@@ -270,6 +278,41 @@ impl Room {
             order: Some(order).filter(|_| is_by_this_event || membership == MembershipState::Leave),
         });
         self.knock_changed(&user_id, old.as_ref(), &membership, member, change);
+    }
+
+    /// From now on the room's events do not come here. Who of ours asks to be let in, or was asked in, waits for what becomes of
+    /// it like anybody whose server is not in the room.
+    fn wait_outside(&mut self, change: &mut RoomChange) {
+        if self.counts.knock == 0 && self.counts.invite == 0 {
+            return;
+        }
+        let us = self.context.identity.server_name().to_owned();
+        let stripped: Vec<String> = self.shown().stripped.iter().map(|event| event.get().to_owned()).collect();
+        for membership in [MembershipState::Knock, MembershipState::Invite] {
+            let waiting =
+                self.state().users_with(&membership).into_iter().filter(|user_id| user_id.server_name() == us);
+            let waiting: Vec<_> =
+                waiting.filter_map(|user_id| Some((self.state().member(&user_id)?.clone(), user_id))).collect();
+            for (event, user_id) in waiting {
+                // First whoever invited: it is asked first, and believed when it takes the invite back.
+                let inviting = event.sender_server().to_owned();
+                let mut via: Vec<_> = self.joined_servers().filter(|server| **server != inviting).cloned().collect();
+                if self.has_joined_users_of(&inviting) {
+                    via.insert(0, inviting);
+                }
+                via.truncate(VIA_MAX);
+                let outside = OutOfBand {
+                    room_version: self.version().id().clone(),
+                    membership: membership.clone(),
+                    progress: Progress::Settled,
+                    event,
+                    stripped: stripped.clone(),
+                    via,
+                    since: self.now(),
+                };
+                self.keep_out_of_band(user_id, outside, change);
+            }
+        }
     }
 
     /// From now on the room itself says what the user is to it.

@@ -241,6 +241,14 @@ impl Room {
                 is_local,
             });
         }
+        // What was kept when the last of ours left, the room now says itself.
+        let said = self.out_of_band.iter().filter(|(user_id, standing)| {
+            self.state().member(user_id).is_some_and(|member| member.event_id() == standing.event.event_id())
+        });
+        let said: Vec<OwnedUserId> = said.map(|(user_id, _)| user_id.clone()).collect();
+        for user_id in said {
+            self.end_out_of_band(&user_id, change);
+        }
     }
 
     fn take_over_knock(

@@ -15,18 +15,18 @@ use vestibule_protocol::{
     fixture::{ALICE, BOB, CAROL, EVE, canonical, identity, user},
     membership::{
         ImportRefusal, JoinRefusal, KnockRefusal, LeaveRefusal, ReceiveRefusal,
-        change::MembershipChange::{Ban, Invite, Join, Kick, Leave},
+        change::MembershipChange::{Ban, Invite, Join, Kick, Knock, Leave},
         handshake::HandshakeKind,
     },
     pdu::{Pdu, Standing, checks::VerifiedPdu, event_builder::EventDraft},
     room_graph::StateBefore,
 };
-use vestibule_storage::outbox::Delivery;
+use vestibule_storage::{outbox::Delivery, room::Progress};
 
 use super::support::DAVE;
 use crate::{
-    AddHistory, AdmitJoin, AskError, JoinAnswer, PrepareJoin, ReceiveAcrossGap, ReceiveOutliers, ReceivePdu, Received,
-    StateAcross,
+    AddHistory, AdmitJoin, AskError, JoinAnswer, LeaveOutOfBand, PrepareJoin, ReceiveAcrossGap, ReceiveAnswer,
+    ReceiveOutliers, ReceivePdu, Received, StateAcross,
     testing::{RESIDENT, TestRoom, World, event, message, put, read, server, verified},
 };
 
@@ -216,6 +216,53 @@ async fn room_that_everybody_of_ours_left_is_joined_anew() {
         assert_eq!(world.memory(&room).await.counts.join, 2);
         assert_eq!(world.memory(&room).await.extremities, 1);
     }
+}
+
+#[actix::test]
+async fn who_still_waits_when_the_last_of_ours_leaves_hears_the_answer_from_outside() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    peer.change(&room, BEN, Knock, BEN).await.unwrap();
+    peer.deliver(&resident).await;
+    resident.change(&room, ALICE, Invite, "@bea:peer.test").await.unwrap();
+    resident.deliver(&peer).await;
+    let standing = |world: &World, user_id: &str| {
+        let row = read(world.stores().rooms.out_of_band_of(&user(user_id), &room.room_id));
+        row.map(|row| (row.membership, row.progress, row.via))
+    };
+    assert_eq!(standing(&peer, BEN), None, "the room itself says so");
+    peer.change(&room, BOB, Leave, BOB).await.unwrap();
+    peer.deliver(&resident).await;
+    let waits = |membership| Some((membership, Progress::Settled, vec![server(RESIDENT)]));
+    for world in [&peer, &peer.restarted()] {
+        assert_eq!(standing(world, BEN), waits(MembershipState::Knock));
+        assert_eq!(standing(world, "@bea:peer.test"), waits(MembershipState::Invite));
+        assert_eq!(standing(world, BOB), None);
+    }
+    // It can be answered from there, and taken back from here.
+    let denied = resident.change(&room, ALICE, Kick, BEN).await.unwrap();
+    let event = resident.verified(&room.room_id, &denied);
+    let answer = ReceiveAnswer { event, origin: server(RESIDENT) };
+    peer.rooms.ask_out_of_band(&room.room_id, &room.version, answer).await.unwrap();
+    assert_eq!(standing(&peer, BEN), waits(MembershipState::Leave));
+    let left = LeaveOutOfBand { user_id: user("@bea:peer.test"), content: CanonicalJsonObject::new() };
+    peer.rooms.ask_out_of_band(&room.room_id, &room.version, left).await.unwrap();
+    assert_eq!(standing(&peer, "@bea:peer.test"), waits(MembershipState::Leave));
+}
+
+#[actix::test]
+async fn who_comes_back_to_a_room_finds_those_in_it_who_waited_outside() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    peer.change(&room, BEN, Knock, BEN).await.unwrap();
+    peer.change(&room, BOB, Leave, BOB).await.unwrap();
+    peer.deliver(&resident).await;
+    let outside = |world: &World| read(world.stores().rooms.out_of_band_of(&user(BEN), &room.room_id));
+    assert!(outside(&peer).is_some());
+    resident.change(&room, ALICE, Invite, BOB).await.unwrap();
+    join(&resident, &peer, &room, BOB).await;
+    assert_eq!(outside(&peer), None);
+    assert_eq!(peer.membership(&room, BEN), MembershipState::Knock);
 }
 
 #[actix::test]
