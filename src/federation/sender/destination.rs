@@ -194,6 +194,7 @@ impl Lane {
                 }
             }
             tokio::select! {
+                biased;
                 () = self.bell.notified() => {}
                 () = sleep_until(until) => break false,
             }

@@ -7,7 +7,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, UserId,
-    events::{StateEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -25,6 +25,7 @@ use super::{
     Inner,
     destination::{Failure, Lane},
     handshakes::{Delivered, succeeded},
+    transactions,
 };
 use crate::{
     client::{Limits, RemoteError},
@@ -44,14 +45,26 @@ struct Body<'a> {
     room_version: &'a str,
 }
 
-/// Delivers it, unless it is no invite any more.
+/// Member events of one user that are gone back through to find what ended an invite. Ours: a ban that was lifted takes two.
+const ENDS_MAX: u32 = 4;
+
+/// What there is to deliver.
+struct Letter {
+    invite: Arc<Pdu>,
+    text: String,
+    /// What ended the invite before it could be delivered.
+    end: Option<Arc<Pdu>>,
+}
+
+/// Delivers it, unless it is no invite any more. One that answered a knock goes in any case, and what ended it goes after it:
+/// who knocked knows a denial by what it cites, and this one cites the invite.
 pub(super) async fn deliver(inner: &Inner, lane: &Lane, row: &OutboxRow) -> Delivered {
-    let body = match body(inner, row).await {
-        Ok(Some(body)) => body,
+    let letter = match letter(inner, row).await {
+        Ok(Some(letter)) => letter,
         Ok(None) => return Delivered::Done,
         Err(error) => return error.into(),
     };
-    let (text, invite) = body;
+    let Letter { invite, text, end } = letter;
     let request = endpoints::invite(&row.room_id, &row.event_id, text);
     let limits = Limits { reply_bytes_max: INVITE_REPLY_BYTES_MAX, deadline: inner.parts.settings.request_timeout };
     let place = inner.place(lane).await;
@@ -61,9 +74,9 @@ pub(super) async fn deliver(inner: &Inner, lane: &Lane, row: &OutboxRow) -> Deli
         // The answer is the event with their signature. The room needs ours alone.
         Ok(_) => {
             succeeded(inner, lane);
-            Delivered::Done
+            deliver_end(inner, lane, end).await
         }
-        Err(RemoteError::ReplyTooLarge { status, .. }) if status.is_success() => Delivered::Done,
+        Err(RemoteError::ReplyTooLarge { status, .. }) if status.is_success() => deliver_end(inner, lane, end).await,
         Err(error) => match Failure::of(&error) {
             Failure::Refused(_) | Failure::NotForThem => {
                 log::debug!(destination:% = lane.server(), event_id:% = row.event_id, error:%; "invite refused");
@@ -74,8 +87,21 @@ pub(super) async fn deliver(inner: &Inner, lane: &Lane, row: &OutboxRow) -> Deli
     }
 }
 
-/// The text of the request. `None`: the invite is gone or stands no more, so nobody is to hear of it.
-async fn body(inner: &Inner, row: &OutboxRow) -> Result<Option<(String, Arc<Pdu>)>, StorageError> {
+/// It may have gone in a transaction before, and was not believed then. Twice does no harm.
+async fn deliver_end(inner: &Inner, lane: &Lane, end: Option<Arc<Pdu>>) -> Delivered {
+    let Some(end) = end else { return Delivered::Done };
+    let transaction_id: String = end.event_id().as_str().chars().filter(char::is_ascii_alphanumeric).collect();
+    match transactions::send(inner, lane, &format!("end{transaction_id}"), &[end], &[]).await {
+        Ok(()) => Delivered::Done,
+        Err(error) => match Failure::of(&error) {
+            Failure::Refused(_) | Failure::NotForThem => Delivered::Done,
+            Failure::NotNow { .. } | Failure::NoAnswer => Delivered::Failed(error),
+        },
+    }
+}
+
+/// `None`: the invite is gone or stands no more, and nobody is to hear of it.
+async fn letter(inner: &Inner, row: &OutboxRow) -> Result<Option<Letter>, StorageError> {
     let rooms = &inner.parts.stores.rooms;
     let Some(room) = rooms.room(&row.room_id).await? else { return Ok(None) };
     let event_ids = [row.event_id.clone()];
@@ -85,9 +111,14 @@ async fn body(inner: &Inner, row: &OutboxRow) -> Result<Option<(String, Arc<Pdu>
     let invite = invite.event;
     let Some(target) = invite.state_key() else { return Ok(None) };
     let standing = rooms.current_state_event(&row.room_id, &StateEventType::RoomMember, target).await?;
-    if standing.is_none_or(|standing| *standing.event.event_id() != row.event_id) {
-        return Ok(None);
-    }
+    let end = match standing {
+        Some(standing) if *standing.event.event_id() == row.event_id => None,
+        Some(standing) => match end_of(inner, row, &invite, standing.event).await? {
+            Some(end) => Some(end),
+            None => return Ok(None),
+        },
+        None => return Ok(None),
+    };
     let mut state: Vec<Arc<Pdu>> = Vec::new();
     for kind in &STRIPPED_TYPES {
         state.extend(rooms.current_state_event(&row.room_id, kind, "").await?.map(|stored| stored.event));
@@ -101,7 +132,39 @@ async fn body(inner: &Inner, row: &OutboxRow) -> Result<Option<(String, Arc<Pdu>
     let body = full(&invite).and_then(|event| {
         serde_json::to_string(&Body { event: &event, invite_room_state, room_version: room.room_version.as_str() }).ok()
     });
-    Ok(body.map(|body| (body, invite)))
+    Ok(body.map(|text| Letter { invite, text, end }))
+}
+
+/// What ended an invite that answered a knock, looked for from what the user is to the room now. `None`: the user has joined or
+/// left by themselves, or there was no knock.
+async fn end_of(
+    inner: &Inner,
+    row: &OutboxRow,
+    invite: &Pdu,
+    standing: Arc<Pdu>,
+) -> Result<Option<Arc<Pdu>>, StorageError> {
+    let target = invite.state_key().and_then(|target| OwnedUserId::try_from(target).ok());
+    let Some(target) = target else { return Ok(None) };
+    let is_out = matches!(standing.membership(), Some(MembershipState::Leave | MembershipState::Ban));
+    if !is_out || !answers_a_knock(inner, row, invite, &target).await? {
+        return Ok(None);
+    }
+    let mut end = standing;
+    for _ in 0..ENDS_MAX {
+        if end.sender() == target {
+            return Ok(None);
+        }
+        if end.auth_events().contains(&row.event_id) {
+            return Ok(Some(end));
+        }
+        let cited = inner.parts.stores.rooms.events(&row.room_id, end.auth_events()).await?;
+        let earlier = cited.into_iter().flatten().find(|cited| {
+            *cited.event.kind() == TimelineEventType::RoomMember && cited.event.state_key() == Some(target.as_str())
+        });
+        let Some(earlier) = earlier else { return Ok(None) };
+        end = earlier.event;
+    }
+    Ok(None)
 }
 
 /// Takes a refused invite back, so that the room does not wait for somebody who was never asked. One that answers a knock

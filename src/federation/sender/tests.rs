@@ -428,6 +428,31 @@ fn nobody_hears_of_an_invite_that_stands_no_more() {
 }
 
 #[test]
+fn who_knocked_is_told_of_an_invite_that_has_ended_and_then_of_its_end() {
+    use MembershipChange::{Ban, Kick, Unban};
+    for (ends, membership) in [(&[Kick][..], "leave"), (&[Ban], "ban"), (&[Ban, Unban], "ban")] {
+        on_paused_time(async || {
+            let bench = Bench::new(Peers::new(|_| taken()));
+            let room = bench.world.knockable(RoomVersionId::V11).await;
+            bench.world.knock(&room, BOB).await;
+            let invite = bench.world.change(&room, ALICE, MembershipChange::Invite, BOB).await.unwrap();
+            let mut ended = Vec::new();
+            for end in ends {
+                ended.push(bench.world.change(&room, ALICE, *end, BOB).await.unwrap());
+            }
+            bench.sender.start();
+            bench.delivered(PEER).await;
+            let sent = bench.peers.sent();
+            let at = sent.iter().position(|sent| sent.target.contains("/invite/")).expect("the invite is delivered");
+            assert_eq!(id_of(&sent[at].body["event"], &room.version), invite);
+            let end = sent[at..].iter().find(|sent| sent.target.contains("/send/end")).expect("so is its end, later");
+            assert_eq!(event_ids(end, &room), ended[..1]);
+            assert_eq!(end.body["pdus"][0]["content"]["membership"], membership);
+        });
+    }
+}
+
+#[test]
 fn a_server_that_comes_back_after_long_gets_the_newest_and_what_is_about_its_users() {
     on_paused_time(async || {
         let is_away = Arc::new(Mutex::new(true));

@@ -296,7 +296,8 @@ pub(super) async fn load_events(inner: &Inner, rows: &[OutboxRow]) -> Result<Vec
     Ok(rows.iter().filter_map(|row| found.get(&row.event_id).cloned()).collect())
 }
 
-async fn send(
+/// One transaction; the server has taken it when it returns.
+pub(super) async fn send(
     inner: &Inner,
     lane: &Lane,
     transaction_id: &str,
