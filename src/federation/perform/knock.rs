@@ -102,7 +102,13 @@ impl Federation {
         };
         let begin = BeginKnock { user_id: user_id.clone(), out_of_band: intent.clone() };
         let begun = self.inner.rooms.ask_out_of_band(&room_id, &version, begin).await;
-        begun.map_err(|error| PerformError::of_room(error, PerformError::NotBegun))?;
+        if let Err(error) = begun {
+            if matches!(error, AskError::Storage(_) | AskError::Failed) {
+                // It may be written down all the same, and then nobody else would go on with it.
+                self.go_on((user_id, room_id, Flow::Knock), 1);
+            }
+            return Err(PerformError::of_room(error, PerformError::NotBegun));
+        }
         self.finish_knock(&user_id, &room_id, &intent, &via, deadline, None).await
     }
 
@@ -254,7 +260,12 @@ impl Federation {
         let Some(knock) = standing.filter(is_intent) else { return Ok(()) };
         if attempt > AGAIN_MAX {
             log::warn!(room_id:%, user_id:%; "knock given up: nobody said whether it was taken");
-            return self.give_up(user_id, room_id, &knock).await;
+            let given_up = self.give_up(user_id, room_id, &knock).await;
+            if given_up.is_err() {
+                // Storage fails; until it does not, the user is told nothing.
+                self.go_on((user_id.to_owned(), room_id.to_owned(), Flow::Knock), attempt);
+            }
+            return given_up;
         }
         let deadline = Instant::now() + CANDIDATES_DEADLINE;
         self.finish_knock(user_id, room_id, &knock, &knock.via, deadline, Some(attempt)).await

@@ -14,7 +14,7 @@ use vestibule_actors::{
     testing::{RESIDENT, server, settle, until},
 };
 use vestibule_protocol::fixture::{ALICE, user};
-use vestibule_storage::room::Progress;
+use vestibule_storage::{memory::Failure, room::Progress};
 
 use super::resident::{ANNA, OTHER, Resident, Us, ok, reason, refusal, refusal_of};
 use crate::{
@@ -297,6 +297,29 @@ fn a_knock_that_may_have_been_taken_is_sent_again_with_the_same_id_also_after_a_
         assert_eq!(next.sent("send_knock")[0].body, us.sent("send_knock")[0].body);
         assert_eq!(next.out_of_band(&resident.room_id()).unwrap().event, asking.event);
     });
+}
+
+#[test]
+fn a_knock_of_which_the_disk_did_not_say_whether_it_is_written_down_is_gone_on_with() {
+    for (failure, goes_on) in [(Failure::UnknownButKept, true), (Failure::UnknownAndLost, false)] {
+        on_paused_time(async || {
+            let resident = Resident::new(RoomVersionId::V11, "knock").await;
+            let us = Us::new(Peers::slow(resident.answering()), resident.clock());
+            us.storage.fail_only(1, failure);
+            let outcome = us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await;
+            assert!(matches!(outcome, Err(PerformError::Storage(_))), "{outcome:?}");
+            assert_eq!(us.out_of_band(&resident.room_id()).is_some(), goes_on);
+            advance(Duration::from_secs(61)).await;
+            let is_settled =
+                || us.out_of_band(&resident.room_id()).is_some_and(|knock| knock.progress == Progress::Settled);
+            if goes_on {
+                until("the knock is settled", is_settled).await;
+            } else {
+                settle().await;
+                assert!(us.sent("send_knock").is_empty());
+            }
+        });
+    }
 }
 
 #[test]
