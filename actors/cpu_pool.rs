@@ -15,12 +15,28 @@ pub struct NotDone;
 #[derive(Clone, Debug)]
 pub struct CpuPool {
     permits: Arc<Semaphore>,
+    place: Place,
+}
+
+/// Where work runs.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    BlockingThreads,
+    /// On the thread that asks: nothing else goes on meanwhile, and the order of events is the same each time.
+    #[cfg(any(test, feature = "testing"))]
+    AskingThread,
 }
 
 impl CpuPool {
     /// A pool that runs `at_once` pieces of work at a time; further ones wait in order.
     pub fn new(at_once: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(at_once.max(1))) }
+        Self { permits: Arc::new(Semaphore::new(at_once.max(1))), place: Place::BlockingThreads }
+    }
+
+    /// A pool for simulations: work is done at once, by whoever asks.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn on_asking_thread() -> Self {
+        Self { place: Place::AskingThread, ..Self::new(1) }
     }
 
     /// Runs the work. Dropping the future before it started cancels it; afterwards it runs to its end.
@@ -34,7 +50,11 @@ impl CpuPool {
             let _permit = permit;
             work()
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| NotDone)
+        match self.place {
+            Place::BlockingThreads => tokio::task::spawn_blocking(work).await.map_err(|_| NotDone),
+            #[cfg(any(test, feature = "testing"))]
+            Place::AskingThread => std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|_| NotDone),
+        }
     }
 }
 

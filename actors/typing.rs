@@ -172,6 +172,7 @@ impl Typing {
                 None => rung.await,
                 Some(end) => {
                     tokio::select! {
+                        biased;
                         () = rung => {}
                         () = tokio::time::sleep(end.saturating_sub(now)) => {}
                     }

@@ -110,8 +110,8 @@ pub fn serve(app: Data<App>, listeners: &[Listener], workers: NonZero<usize>) ->
     Ok(Serving { listeners, handle: server.handle(), server })
 }
 
-/// All of the HTTP floor as one application.
-fn application(
+/// All of the HTTP floor as one application: what [`serve`] puts behind its listeners, and what simulations ask in place.
+pub fn application(
     app: Data<App>,
     served_at: Data<ServedAt>,
     connections: Data<Connections>,

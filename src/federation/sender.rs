@@ -256,6 +256,7 @@ impl Inner {
         let mut stop = self.stop.subscribe();
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 _ = stop.wait_for(|stops| *stops) => {}
                 () = work => {}
             }

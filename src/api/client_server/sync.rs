@@ -112,6 +112,7 @@ async fn sync(
         let is_over = !waits || !answer.is_empty() || Instant::now() >= deadline;
         let has_news = !is_over
             && tokio::select! {
+                biased;
                 woken = tokio::time::timeout_at(deadline, watch.changed()) => woken.is_ok(),
                 () = app.vitals.stopping() => false,
             };
