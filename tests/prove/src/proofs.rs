@@ -12,6 +12,7 @@ pub mod images;
 pub mod linear;
 pub mod oracle;
 pub mod recovery;
+pub mod sim;
 pub mod syncorder;
 
 use crate::proof::Proof;
@@ -21,6 +22,7 @@ pub const PROOFS: &[&Proof] = &[
     &oracle::PROOF,
     &fuzz::PROOF,
     &linear::PROOF,
+    &sim::PROOF,
     &images::PROOF,
     &crash::PROOF,
     &recovery::PROOF,
