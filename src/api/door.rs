@@ -2,13 +2,7 @@
 //! connections, panics, and errors that frameworks make.
 //! May not: look into bodies, authenticate, or know single endpoints.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, rc::Rc};
 
 use actix_web::{
     Error, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
@@ -28,79 +22,35 @@ use actix_web::{
 use futures_util::FutureExt as _;
 
 use crate::{
+    connection::{BodyOfRequest, Pace},
     error::MatrixError,
-    extract::{ClientAddress, ProvenOrigin},
+    extract::ProvenOrigin,
     listener::{Area, Serves},
     state::App,
 };
 
-/// Connections that one address may have open. Source: SECURITY T20.
-pub const CONNECTIONS_BY_ADDRESS_MAX: usize = 64;
-
-/// What each listening address serves, by the address that it was bound to.
-/// Known once all are bound, before the first request.
-#[derive(Debug, Default)]
-pub struct ServedAt(OnceLock<BTreeMap<SocketAddr, BTreeSet<Serves>>>);
-
-impl ServedAt {
-    /// Says it, once; a second time changes nothing.
-    pub fn set(&self, served_at: BTreeMap<SocketAddr, BTreeSet<Serves>>) {
-        let _first_wins = self.0.set(served_at);
-    }
-
-    fn get(&self, bound: &SocketAddr) -> Option<&BTreeSet<Serves>> {
-        self.0.get()?.get(bound)
-    }
-}
-
-/// Counts the open connections of each address.
-#[derive(Clone, Debug, Default)]
-pub struct Connections {
-    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
-}
-
-/// One connection, counted for its address from its first request to its end.
-#[derive(Debug, Default)]
-pub struct ConnectionPlace {
-    taken: RefCell<Option<CountedConnection>>,
-}
-
+/// What the listener serves that accepted the connection. No header can change it.
 #[derive(Debug)]
-struct CountedConnection {
-    connections: Connections,
-    address: IpAddr,
-    is_within_cap: bool,
-}
-
-impl Connections {
-    fn enter(&self, address: IpAddr) -> CountedConnection {
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = by_address.entry(address).or_default();
-        *open = open.saturating_add(1);
-        let is_within_cap = *open <= CONNECTIONS_BY_ADDRESS_MAX;
-        CountedConnection { connections: self.clone(), address, is_within_cap }
-    }
-}
-
-impl Drop for CountedConnection {
-    fn drop(&mut self) {
-        let mut by_address = self.connections.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = by_address.get_mut(&self.address) {
-            *open = open.saturating_sub(1);
-            if *open == 0 {
-                by_address.remove(&self.address);
-            }
-        }
-    }
-}
+pub struct Served(pub BTreeSet<Serves>);
 
 /// The outermost layer of the application.
 ///
 /// # Errors
 /// Answers of its own come as errors that carry the whole response, since a panic leaves no request to answer to.
-pub async fn pass<B: MessageBody + 'static>(
+pub async fn pass<B: MessageBody + Unpin + 'static>(
     request: ServiceRequest,
     next: Next<B>,
+) -> Result<ServiceResponse<BodyOfRequest<EitherBody<B>>>, Error> {
+    let pace = request.request().conn_data::<Rc<Pace>>().cloned();
+    let open = pace.as_ref().map(Pace::begin);
+    let response = pass_on(request, next, pace.as_deref()).await?;
+    Ok(response.map_body(|_, body| BodyOfRequest::new(body, open)))
+}
+
+async fn pass_on<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+    pace: Option<&Pace>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let Some(app) = request.app_data::<Data<App>>().cloned() else {
         return Err(MatrixError::internal().into());
@@ -111,7 +61,7 @@ pub async fn pass<B: MessageBody + 'static>(
     let early_answer = match area {
         None => Some(MatrixError::unrecognized_path().error_response()),
         Some(_) if is_open_to_browsers && request.method() == Method::OPTIONS => Some(HttpResponse::Ok().finish()),
-        Some(_) if !is_within_cap(&request, &app) => Some(too_many_connections()),
+        Some(_) if pace.is_some_and(|pace| !pace.is_within_cap()) => Some(too_many_connections()),
         Some(_) => None,
     };
     if let Some(mut response) = early_answer {
@@ -164,24 +114,8 @@ fn poke_if_put_off(app: &App, origin: &ProvenOrigin, status: StatusCode) {
     }
 }
 
-/// Judged by the address that the listener was bound to, which no header can change.
 fn is_served_here(request: &ServiceRequest, area: Area) -> bool {
-    let served_at = request.app_data::<Data<ServedAt>>();
-    let serves = served_at.and_then(|served_at| served_at.get(&request.app_config().local_addr()));
-    serves.is_some_and(|serves| area.is_served(serves))
-}
-
-/// The cap on connections of one address. Proxies that the operator trusts speak for many and are exempt.
-fn is_within_cap(request: &ServiceRequest, app: &App) -> bool {
-    let Some(peer) = request.peer_addr().map(|address| address.ip().to_canonical()) else { return true };
-    let is_trusted = app.settings.trusted_proxies.iter().any(|network| network.contains(&peer));
-    if !app.limits.enabled || is_trusted {
-        return true;
-    }
-    let Some(connections) = request.app_data::<Data<Connections>>() else { return true };
-    let Some(place) = request.request().conn_data::<ConnectionPlace>() else { return true };
-    let mut taken = place.taken.borrow_mut();
-    taken.get_or_insert_with(|| connections.enter(ClientAddress(peer).for_limits().0)).is_within_cap
+    request.app_data::<Data<Served>>().is_some_and(|served| area.is_served(&served.0))
 }
 
 fn too_many_connections() -> HttpResponse {

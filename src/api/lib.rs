@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod client_server;
+mod connection;
 pub mod cpu_pool;
 pub mod device_keys;
 pub mod door;
@@ -25,20 +26,30 @@ mod well_known;
 #[cfg(test)]
 mod testing;
 
-use std::{io, net::SocketAddr, num::NonZero, time::Duration};
+use std::{io, net::SocketAddr, num::NonZero, rc::Rc, time::Duration};
 
+use actix_http::{HttpService, error::DispatchError};
+use actix_server::{GracefulShutdownSignal, Server, ServerHandle};
+use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::{
-    Error, HttpServer,
+    Error,
     body::MessageBody,
-    dev::{Server, ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse},
+    dev::{AppConfig, ServiceRequest, ServiceResponse},
     middleware::from_fn,
     web::{self, Data},
 };
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use self::{
-    door::{ConnectionPlace, Connections, ServedAt},
+    connection::{Connections, Pace, Paced},
+    door::Served,
     error::MatrixError,
-    extract::body::JSON_BODY_BYTES_MAX,
+    extract::{ClientAddress, body::JSON_BODY_BYTES_MAX},
 };
 pub use self::{
     listener::{Listener, Serves},
@@ -48,7 +59,14 @@ pub use self::{
 /// Connections open at once, on all listeners together. Source: SECURITY T20.
 pub const CONNECTIONS_MAX: usize = 4_096;
 
-/// From the first byte of a request to the end of its head. Source: SECURITY T20.
+/// Connections that wait to be accepted, on each listener, as far as the system lets them. Ours: as many as can be open.
+const WAITING_MAX: u32 = 4_096;
+
+/// Bytes of an answer that the system holds for a reader; it doubles this. Ours: 5 MB/s at a tenth of a second's distance. Left to
+/// itself the system holds up to 4 MiB for each, and who reads nothing seems to read as long as it finds more room.
+const SEND_BUFFER_BYTES: u32 = 256 * 1024;
+
+/// From its acceptance to the end of a connection's first head. Source: SECURITY T20.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Of a TLS handshake. Source: SECURITY T20.
@@ -56,6 +74,9 @@ const TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long an idle connection stays open. Source: SECURITY T20.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How long what comes is still read after an answer that ends the connection, so that the answer arrives. Ours.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What is in flight may take so long after a graceful stop; the program promises to be gone within 10 s. Ours.
 const STOP_DEADLINE_S: u64 = 8;
@@ -77,44 +98,115 @@ pub struct Serving {
 /// # Errors
 /// When an address cannot be bound; then nothing is bound.
 pub fn serve(app: Data<App>, listeners: &[Listener], workers: NonZero<usize>) -> io::Result<Serving> {
-    let served_at = Data::new(ServedAt::default());
-    let connections = Data::new(Connections::default());
-    let factory = {
-        let (served_at, connections) = (served_at.clone(), connections);
-        move || application(app.clone(), served_at.clone(), connections.clone())
-    };
-    let mut server = HttpServer::new(factory)
+    let connections = Connections::default();
+    let mut server = Server::build()
         .workers(workers.get())
-        .max_connections(CONNECTIONS_MAX.div_ceil(workers.get()))
-        .client_request_timeout(HEAD_DEADLINE)
-        .tls_handshake_timeout(TLS_HANDSHAKE_DEADLINE)
-        .keep_alive(KEEP_ALIVE)
-        // Else the first answer over TLS waits until the client has confirmed what the handshake ended with: 40 ms.
-        .tcp_nodelay(true)
+        .max_concurrent_connections(CONNECTIONS_MAX.div_ceil(workers.get()))
         .shutdown_timeout(STOP_DEADLINE_S)
-        .disable_signals()
-        .on_connect(|_, extensions| {
-            extensions.insert(ConnectionPlace::default());
-        });
+        .disable_signals();
+    let stopping = server.graceful_shutdown_signal();
+    let mut bound = Vec::new();
     for listener in listeners {
-        server = match &listener.tls {
-            Some(tls) => server.bind_rustls_0_23(listener.address, rustls::ServerConfig::clone(tls))?,
-            None => server.bind(listener.address)?,
+        let socket = bind(listener.address)?;
+        let listener = Listener { address: socket.local_addr()?, ..listener.clone() };
+        let name = listener.address.to_string();
+        let (app, served, stopping) = (app.clone(), Data::new(Served(listener.serves.clone())), stopping.clone());
+        let door = Door { app: app.clone(), connections: connections.clone() };
+        let application = move || application(app.clone(), served.clone());
+        server = match listener.tls.clone().map(TlsAcceptor::from) {
+            None => server.listen(name, socket, move || {
+                let door = door.clone();
+                let accept = move |tcp| std::future::ready(door.accept(tcp));
+                fn_service(accept).and_then(http(application(), stopping.clone(), Paced::pace))
+            })?,
+            Some(tls) => server.listen(name, socket, move || {
+                let (door, tls) = (door.clone(), tls.clone());
+                let accept = move |tcp| {
+                    let (accepted, tls) = (door.accept(tcp), tls.clone());
+                    async move {
+                        let (tcp, peer) = accepted?;
+                        let handshake = timeout(TLS_HANDSHAKE_DEADLINE, tls.accept(tcp)).await;
+                        let stream = handshake.map_err(|_| DispatchError::SlowRequestTimeout)??;
+                        Ok((stream, peer))
+                    }
+                };
+                fn_service(accept).and_then(http(application(), stopping.clone(), pace_under_tls))
+            })?,
         };
+        bound.push(listener);
     }
-    let bound: Vec<SocketAddr> = server.addrs();
-    let listeners: Vec<Listener> =
-        listeners.iter().zip(bound).map(|(listener, address)| Listener { address, ..listener.clone() }).collect();
-    served_at.set(listeners.iter().map(|listener| (listener.address, listener.serves.clone())).collect());
     let server = server.run();
-    Ok(Serving { listeners, handle: server.handle(), server })
+    Ok(Serving { listeners: bound, handle: server.handle(), server })
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // Connections have it from their listener.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(WAITING_MAX)?.into_std()
+}
+
+/// Where connections come in.
+#[derive(Clone)]
+struct Door {
+    app: Data<App>,
+    connections: Connections,
+}
+
+impl Door {
+    /// Counts a connection, and turns it away when its address has far too many. Proxies that the operator trusts speak for
+    /// many and are not counted.
+    fn accept(&self, tcp: TcpStream) -> Result<(Paced<TcpStream>, Option<SocketAddr>), DispatchError> {
+        let peer = tcp.peer_addr()?;
+        let address = peer.ip().to_canonical();
+        let is_trusted = self.app.settings.trusted_proxies.iter().any(|network| network.contains(&address));
+        let is_counted = self.app.limits.enabled && !is_trusted;
+        let place = is_counted.then(|| self.connections.enter(ClientAddress(address).for_limits().0));
+        if place.as_ref().is_some_and(|place| !place.is_heard()) {
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+        }
+        // Else the first answer over TLS waits until the client has confirmed what the handshake ended with: 40 ms.
+        tcp.set_nodelay(true)?;
+        Ok((Paced::new(tcp, Pace::new(place)), Some(peer)))
+    }
+}
+
+fn pace_under_tls(stream: &TlsStream<Paced<TcpStream>>) -> &Rc<Pace> {
+    stream.get_ref().0.pace()
+}
+
+/// HTTP/1.1 over connections whose pace is known.
+fn http<S, B, T>(
+    application: actix_web::App<S>,
+    stopping: GracefulShutdownSignal,
+    pace: fn(&T) -> &Rc<Pace>,
+) -> impl ServiceFactory<(T, Option<SocketAddr>), Config = (), Response = (), Error = DispatchError, InitError = ()>
+where
+    S: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>,
+    S: 'static,
+    B: MessageBody + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    HttpService::build()
+        .graceful_shutdown_signal(move || {
+            let stopping = stopping.clone();
+            async move { stopping.notified().await }
+        })
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_DEADLINE)
+        .client_disconnect_timeout(LINGER)
+        .on_connect_ext(move |stream: &T, extensions| {
+            extensions.insert(Rc::clone(pace(stream)));
+        })
+        .h1(map_config(application, |()| AppConfig::default()).map_err(|error: Error| error.error_response()))
 }
 
 /// All of the HTTP floor as one application: what [`serve`] puts behind its listeners, and what simulations ask in place.
 pub fn application(
     app: Data<App>,
-    served_at: Data<ServedAt>,
-    connections: Data<Connections>,
+    served: Data<Served>,
 ) -> actix_web::App<
     impl ServiceFactory<
         ServiceRequest,
@@ -126,8 +218,7 @@ pub fn application(
 > {
     actix_web::App::new()
         .app_data(app)
-        .app_data(served_at)
-        .app_data(connections)
+        .app_data(served)
         .configure(routes)
         .default_service(web::to(door::unmatched))
         .wrap(from_fn(door::pass))

@@ -36,6 +36,9 @@ const PARSED_BODY_BYTES_UNCOUNTED: usize = 1024 * 1024;
 /// is up to 128 MiB, and stays in memory until its reader has taken it.
 pub const WHOLE_ANSWERS_BY_ORIGIN_MAX: usize = 4;
 
+/// The same of all servers together. Ours: 4 GiB if all were as large as they may be; most take a few MiB.
+pub const WHOLE_ANSWERS_MAX: usize = 32;
+
 /// Subjects remembered by each bucket. Ours: about 1 MiB each when full.
 const SUBJECTS_MAX: usize = 10_000;
 
@@ -133,12 +136,14 @@ pub struct Limits {
     large_bodies: Arc<Semaphore>,
     parsed_bodies: Arc<Semaphore>,
     whole_answers: Mutex<BTreeMap<OwnedServerName, Arc<Semaphore>>>,
+    whole_answers_of_all: Arc<Semaphore>,
 }
 
 /// The right to be given an answer that may be large, until it is dropped: to be kept with the answer.
 #[derive(Debug)]
 pub struct WholeAnswer {
-    _place: OwnedSemaphorePermit,
+    _of_origin: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 /// The right to have the text of a large body in memory, until it is dropped.
@@ -175,6 +180,7 @@ impl Limits {
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
             parsed_bodies: Arc::new(Semaphore::new(PARSED_BODIES_BYTES_MAX)),
             whole_answers: Mutex::default(),
+            whole_answers_of_all: Arc::new(Semaphore::new(WHOLE_ANSWERS_MAX)),
         }
     }
 
@@ -218,7 +224,7 @@ impl Limits {
     /// Waits for a place for an answer that may be large.
     ///
     /// # Errors
-    /// 429 when the server has not taken the answers it was given within [`HOLD_MAX`].
+    /// 429 when the server, or all together, have not taken the answers they were given within [`HOLD_MAX`].
     pub async fn hold_whole_answer(&self, origin: &ServerName) -> Result<WholeAnswer, MatrixError> {
         let of_origin = {
             let mut origins = self.whole_answers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,7 +235,9 @@ impl Limits {
             let fresh = || Arc::new(Semaphore::new(WHOLE_ANSWERS_BY_ORIGIN_MAX));
             origins.entry(origin.to_owned()).or_insert_with(fresh).clone()
         };
-        Ok(WholeAnswer { _place: places(&of_origin, 1).await? })
+        // In this order: who waits for itself takes no place of the others.
+        let of_origin = places(&of_origin, 1).await?;
+        Ok(WholeAnswer { _of_origin: of_origin, _of_all: places(&self.whole_answers_of_all, 1).await? })
     }
 
     async fn hold_for(
@@ -359,6 +367,21 @@ mod tests {
         limits.hold_whole_answer(&other).await.unwrap();
         taken.pop();
         limits.hold_whole_answer(&slow).await.unwrap();
+    }
+
+    #[actix_web::test]
+    async fn all_servers_together_have_so_many_large_answers() {
+        tokio::time::pause();
+        let limits = Limits::new(rates(false));
+        let mut taken = Vec::new();
+        for number in 0..WHOLE_ANSWERS_MAX {
+            let origin = ServerName::parse(format!("p{number}.test")).unwrap();
+            taken.push(limits.hold_whole_answer(&origin).await.unwrap());
+        }
+        let last = ServerName::parse("last.test").unwrap();
+        assert_eq!(limits.hold_whole_answer(&last).await.unwrap_err(), MatrixError::limit_exceeded(HOLD_MAX));
+        taken.pop();
+        limits.hold_whole_answer(&last).await.unwrap();
     }
 
     #[actix_web::test]

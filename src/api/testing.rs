@@ -3,8 +3,8 @@
 //! May not: be compiled into the program.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::Duration,
 };
@@ -51,7 +51,7 @@ use vestibule_storage::{
 
 use crate::{
     cpu_pool::CpuPool,
-    door::{Connections, ServedAt},
+    door::Served,
     extract::access_token::hash_token,
     listener::Serves,
     rate_limit::{Limits, Rates},
@@ -62,9 +62,6 @@ use crate::{
 pub(crate) const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
 
 pub(crate) const ADMIN_TOKEN: &str = "the-admin-token";
-
-/// Where actix's test services think they listen.
-const TEST_LISTENER: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
 
 /// Follows the runtime's clock, paused or not.
 pub(crate) struct RuntimeClock(tokio::time::Instant);
@@ -167,7 +164,6 @@ impl Transport for ScriptedNetwork {
 /// The server `us.test` with everything behind it.
 pub(crate) struct World {
     pub(crate) app: Data<App>,
-    pub(crate) connections: Data<Connections>,
 }
 
 pub(crate) fn rates(enabled: bool) -> Rates {
@@ -309,7 +305,7 @@ impl World {
             upgrades: Default::default(),
             vitals: Vitals::default(),
         };
-        Self { app: Data::new(app), connections: Data::new(Connections::default()) }
+        Self { app: Data::new(app) }
     }
 
     /// The application as a listener of these kinds has it.
@@ -325,7 +321,7 @@ impl World {
             InitError = (),
         > + use<>,
     > {
-        crate::application(self.app.clone(), served_at(kinds), self.connections.clone())
+        crate::application(self.app.clone(), served(kinds))
     }
 
     /// Puts a peer's keys where the keyring finds them.
@@ -433,11 +429,8 @@ impl World {
     }
 }
 
-pub(crate) fn served_at(kinds: &[Serves]) -> Data<ServedAt> {
-    let served_at = ServedAt::default();
-    let kinds: BTreeSet<Serves> = kinds.iter().copied().collect();
-    served_at.set(BTreeMap::from([(SocketAddr::from(TEST_LISTENER), kinds)]));
-    Data::new(served_at)
+pub(crate) fn served(kinds: &[Serves]) -> Data<Served> {
+    Data::new(Served(kinds.iter().copied().collect()))
 }
 
 pub(crate) fn identity(server: &str, seed: u8) -> Identity {

@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    connection::CONNECTIONS_BY_ADDRESS_MAX,
     rate_limit::HELD_MAX,
-    testing::{World, ask, rates, served_at},
+    testing::{World, ask, rates, served},
 };
 
 const ALL: [Serves; 3] = [Serves::Client, Serves::Federation, Serves::Admin];
@@ -133,8 +134,7 @@ async fn a_panic_is_an_answer_and_a_count() {
     let world = World::new();
     let app = actix_web::App::new()
         .app_data(world.app.clone())
-        .app_data(served_at(&ALL))
-        .app_data(world.connections.clone())
+        .app_data(served(&ALL))
         .route("/_matrix/client/v3/panics", web::get().to(panics))
         .wrap(from_fn(door::pass));
     let service = init_service(app).await;
@@ -244,7 +244,7 @@ async fn one_address_has_64_connections() {
     let running = actix_rt::spawn(serving.server);
     let outcomes = tokio::task::spawn_blocking(move || {
         let mut open = Vec::new();
-        let first_lines = (0..door::CONNECTIONS_BY_ADDRESS_MAX + 1).map(|_| {
+        let first_lines = (0..CONNECTIONS_BY_ADDRESS_MAX + 1).map(|_| {
             let mut connection = TcpStream::connect(address).unwrap();
             connection.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
             let mut line = [0; 12];
@@ -262,5 +262,5 @@ async fn one_address_has_64_connections() {
     serving.handle.stop(false).await;
     running.await.unwrap().unwrap();
     // One address cannot take all places for held requests.
-    const { assert!(HELD_MAX > door::CONNECTIONS_BY_ADDRESS_MAX) };
+    const { assert!(HELD_MAX > CONNECTIONS_BY_ADDRESS_MAX) };
 }

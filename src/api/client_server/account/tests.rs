@@ -41,7 +41,7 @@ impl Randomness for Counting {
 fn world(rates: Rates, change: impl FnOnce(&mut ApiSettings)) -> World {
     let world = World::with(rates, change);
     let app = Arc::into_inner(world.app.into_inner()).unwrap();
-    World { app: Data::new(App { randomness: Arc::new(Counting::default()), ..app }), ..world }
+    World { app: Data::new(App { randomness: Arc::new(Counting::default()), ..app }) }
 }
 
 fn open(settings: &mut ApiSettings) {

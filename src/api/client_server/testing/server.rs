@@ -52,7 +52,7 @@ impl TestServer {
 
     /// The same with rates.
     pub async fn with(rates: Rates) -> Self {
-        let World { app, connections } = World::with(rates, |_| {});
+        let World { app } = World::with(rates, |_| {});
         // The tests make several rooms, whose ids must differ.
         let mut app = Arc::try_unwrap(app.into_inner()).ok().unwrap();
         app.randomness = Arc::new(Counting::default());
@@ -63,7 +63,7 @@ impl TestServer {
             let service = service.clone();
             async move { answer(&*service, request.to_request()).await }.boxed_local()
         });
-        Self { world: World { app, connections }, answering }
+        Self { world: World { app }, answering }
     }
 
     /// Makes a user whose access token is the localpart.
