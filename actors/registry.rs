@@ -618,21 +618,26 @@ impl Entries {
         self.hand.push_back(room_id);
     }
 
-    /// A live room that has been idle, other than the newest. Rooms that are busy are passed over and come again later.
+    /// A live room to go, other than the newest, among those whose turn it is: one that has been idle, or else, of those for
+    /// which nothing waits, the one that was quiet for the longest time. So there are never many too many, however fast rooms
+    /// are woken.
     fn choose_idle(&mut self, newest: &RoomId, now: vestibule_protocol::clock::UnixMillis) -> Option<Addr<RoomActor>> {
         const BUSY_WITHIN: Duration = Duration::from_secs(1);
+        let mut quietest: Option<(vestibule_protocol::clock::UnixMillis, Addr<RoomActor>)> = None;
         for _ in 0..PASSIVATION_LOOKS_MAX {
-            let candidate = self.hand.pop_front()?;
+            let Some(candidate) = self.hand.pop_front() else { break };
             let Some(Entry::Live { addr, gauges, .. }) = self.by_room.get(&candidate) else { continue };
-            let addr = addr.clone();
-            let is_busy = gauges.depth() > 0 || now.since(gauges.last_active()) < BUSY_WITHIN;
-            let is_newest = *candidate == *newest;
+            let (addr, last_active) = (addr.clone(), gauges.last_active());
+            let may_go = gauges.depth() == 0 && *candidate != *newest;
             self.hand.push_back(candidate);
-            if !is_busy && !is_newest {
+            if may_go && now.since(last_active) >= BUSY_WITHIN {
                 return Some(addr);
             }
+            if may_go && quietest.as_ref().is_none_or(|(earliest, _)| last_active < *earliest) {
+                quietest = Some((last_active, addr));
+            }
         }
-        None
+        quietest.map(|(_, addr)| addr)
     }
 }
 

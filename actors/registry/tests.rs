@@ -198,6 +198,19 @@ async fn too_many_actors_make_room_for_new_ones() {
 }
 
 #[actix::test]
+async fn rooms_woken_all_at_once_are_not_too_many() {
+    let world = World::new();
+    let rooms = rooms_of(&world, 30).await;
+    let world = world.restarted_with(Settings { live_max: 3, ..Settings::default() });
+    for room in &rooms {
+        // All within the same second.
+        world.rooms.ask(&room.room_id, door()).await.unwrap();
+        settle().await;
+        assert!(world.totals().actors_live <= 3, "{}", world.totals().actors_live);
+    }
+}
+
+#[actix::test]
 async fn rooms_that_are_not_here_cost_nothing() {
     let world = World::new();
     let room = world.knockable(RoomVersionId::V12).await;
