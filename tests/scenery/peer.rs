@@ -100,7 +100,11 @@ impl FakePeer {
 
     /// The same with another version of its key.
     pub fn with_key(name: &str, version: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening(name, version, TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// The same where somebody has chosen to listen.
+    pub fn listening(name: &str, version: &str, listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let mut seed = [0; 32];
         vestibule::randomness::os_random(&mut seed).unwrap();

@@ -2,6 +2,7 @@
 //! May not: know what a proof does, or call one good that ran fewer cases than its floor.
 
 mod disk;
+mod crowd;
 mod engine;
 mod journal_file;
 mod load;

@@ -5,14 +5,18 @@ pub mod backup;
 pub mod badinput;
 pub mod crash;
 pub mod drain;
+pub mod egress;
 pub mod enospc;
 pub mod faults;
+pub mod flood;
 pub mod fuzz;
+pub mod idle;
 pub mod images;
 pub mod linear;
 pub mod oracle;
 pub mod recovery;
 pub mod sim;
+pub mod slow;
 pub mod syncorder;
 
 use crate::proof::Proof;
@@ -32,4 +36,8 @@ pub const PROOFS: &[&Proof] = &[
     &drain::PROOF,
     &backup::PROOF,
     &badinput::PROOF,
+    &egress::PROOF,
+    &flood::PROOF,
+    &slow::PROOF,
+    &idle::PROOF,
 ];
