@@ -134,7 +134,7 @@ fn place_of(
     })
 }
 
-/// A list of distinct event ids that is not too long.
+/// A list of distinct event ids that is not too long, and none of them is: what we make of it has to fit into an event.
 fn ids(event: &CanonicalJsonObject, field: &str, entries_max: usize) -> Option<Vec<OwnedEventId>> {
     let entries = event.get(field)?.as_array().filter(|entries| entries.len() <= entries_max)?;
     let mut event_ids = Vec::new();
