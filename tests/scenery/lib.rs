@@ -10,6 +10,7 @@
 )]
 
 mod authority;
+pub mod foul;
 mod hosted_room;
 mod http;
 mod peer;

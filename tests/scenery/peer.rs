@@ -49,8 +49,11 @@ struct Inner {
     transactions: AtomicUsize,
     is_down: AtomicBool,
     script: Mutex<Script>,
-    rooms: Mutex<BTreeMap<String, HostedRoom>>,
+    /// Shared by all who are in them.
+    rooms: Rooms,
 }
+
+type Rooms = Arc<Mutex<BTreeMap<String, HostedRoom>>>;
 
 /// How the peer behaves, and what it saw.
 #[derive(Default)]
@@ -61,11 +64,15 @@ struct Script {
     before: BTreeMap<String, Arc<dyn Fn() + Send + Sync>>,
     /// What is made of the answer in the end.
     changes: BTreeMap<String, foul_play::Change>,
+    /// How the body of the answer is written in the end, if not as it is.
+    texts: BTreeMap<String, foul_play::Text>,
     /// What is written in place of an answer.
     raw: BTreeMap<String, foul_play::Raw>,
     aliases: BTreeMap<String, String>,
     profiles: BTreeMap<String, Value>,
     seen: Vec<Seen>,
+    /// Answers by the word of the endpoint, as they were before they were written.
+    told: Vec<(String, Value)>,
 }
 
 /// A request that somebody made of the peer.
@@ -100,11 +107,24 @@ impl FakePeer {
 
     /// The same with another version of its key.
     pub fn with_key(name: &str, version: &str) -> Self {
-        Self::listening(name, version, TcpListener::bind("127.0.0.1:0").unwrap())
+        Self::in_rooms(name, version, Self::socket(), Rooms::default())
     }
 
     /// The same where somebody has chosen to listen.
     pub fn listening(name: &str, version: &str, listener: TcpListener) -> Self {
+        Self::in_rooms(name, version, listener, Rooms::default())
+    }
+
+    /// Another server that is in all rooms of this one, and answers for them as well.
+    pub fn beside(&self, name: &str) -> Self {
+        Self::in_rooms(name, "1", Self::socket(), self.inner.rooms.clone())
+    }
+
+    fn socket() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").unwrap()
+    }
+
+    fn in_rooms(name: &str, version: &str, listener: TcpListener, rooms: Rooms) -> Self {
         let address = listener.local_addr().unwrap();
         let mut seed = [0; 32];
         vestibule::randomness::os_random(&mut seed).unwrap();
@@ -117,7 +137,7 @@ impl FakePeer {
             transactions: AtomicUsize::new(0),
             is_down: AtomicBool::new(false),
             script: Mutex::default(),
-            rooms: Mutex::default(),
+            rooms,
         });
         let tls = server_config(name);
         let answering = inner.clone();
@@ -316,6 +336,12 @@ impl FakePeer {
         self.inner.script().seen.iter().filter(|seen| seen.endpoint == endpoint).cloned().collect()
     }
 
+    /// What an endpoint answered, oldest first; not what was written in place of an answer.
+    pub fn told(&self, endpoint: &str) -> Vec<Value> {
+        let script = self.inner.script();
+        script.told.iter().filter(|(known, _)| known == endpoint).map(|(_, answer)| answer.clone()).collect()
+    }
+
     /// The events that transactions brought, oldest first.
     pub fn received(&self) -> Vec<Value> {
         let pdus = self.seen("send").into_iter().filter_map(|seen| seen.body["pdus"].as_array().cloned());
@@ -472,19 +498,24 @@ impl Inner {
                 return;
             }
             let (status, body) = self.answer(&request);
-            let raw = self.script().raw.get(&endpoint_of(&request.target)).cloned();
+            let endpoint = endpoint_of(&request.target);
+            let (raw, text) = {
+                let script = self.script();
+                (script.raw.get(&endpoint).cloned(), script.texts.get(&endpoint).cloned())
+            };
             if let Some(write) = raw {
                 // Whoever asked may have hung up in the middle of it.
                 let _ = write(stream.get_mut());
                 return;
             }
-            let body = body.to_string();
+            let written = text.map_or_else(|| body.to_string().into_bytes(), |text| text(&body));
+            self.script().told.push((endpoint, body));
             let head = format!(
                 "HTTP/1.1 {status} As It Is\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                body.len()
+                written.len()
             );
             let out = stream.get_mut();
-            if out.write_all(format!("{head}{body}").as_bytes()).and_then(|()| out.flush()).is_err() {
+            if out.write_all(&[head.as_bytes(), &written].concat()).and_then(|()| out.flush()).is_err() {
                 return;
             }
         }

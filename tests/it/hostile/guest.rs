@@ -71,9 +71,3 @@ impl Guest {
         assert_eq!(self.anna.get("/joined_rooms")["joined_rooms"], json!([]));
     }
 }
-
-/// Sets what a JSON pointer leads to; the last step may be a new key.
-pub fn put_at(value: &mut Value, pointer: &str, new: Value) {
-    let (parent, key) = pointer.rsplit_once('/').unwrap();
-    value.pointer_mut(parent).unwrap()[key] = new;
-}

@@ -3,15 +3,17 @@
 
 use std::{
     fs,
-    io::{self, Write},
-    thread,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
 use super::guest::Guest;
-use crate::support::{FakePeer, TestServer, send_signal};
+use crate::support::{
+    FakePeer, TestServer,
+    foul::replies::{ENDLESS, nested, room_of},
+    send_signal,
+};
 
 /// `federation.request_timeout` here.
 const REQUEST_TIMEOUT: &str = "\"3s\"";
@@ -24,99 +26,6 @@ const MEMORY_KIB_MAX: u64 = 32 * 1024;
 
 /// The same where the reply may be a whole room. Ours: 64 MiB of it are read.
 const ROOM_MEMORY_KIB_MAX: u64 = 64 * 1024 + MEMORY_KIB_MAX;
-
-const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
-
-/// A string that never ends.
-fn endless(out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(HEAD)?;
-    out.write_all(b"\r\n{\"a\":\"")?;
-    let chunk = vec![b'x'; 64 * 1024];
-    loop {
-        out.write_all(&chunk)?;
-    }
-}
-
-/// The same in chunks, none of which says how much is still to come.
-fn endless_in_chunks(out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(HEAD)?;
-    out.write_all(b"Transfer-Encoding: chunked\r\n\r\n")?;
-    loop {
-        out.write_all(b"8000\r\n")?;
-        out.write_all(&[b'x'; 0x8000])?;
-        out.write_all(b"\r\n")?;
-    }
-}
-
-/// More than there is memory, as it says.
-fn gigabytes(out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(HEAD)?;
-    out.write_all(b"Content-Length: 999999999999\r\n\r\n{")?;
-    out.flush()
-}
-
-/// Says that it is compressed, as one may who was not asked to.
-fn compressed(out: &mut dyn Write) -> io::Result<()> {
-    // A stored block of deflate, repeated without end.
-    out.write_all(HEAD)?;
-    out.write_all(b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\x03")?;
-    let mut block = vec![0, 0xff, 0xff, 0, 0];
-    block.extend(vec![b' '; 0xffff]);
-    loop {
-        out.write_all(&block)?;
-    }
-}
-
-/// One byte at a time, for as long as somebody listens.
-fn drip(out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(HEAD)?;
-    out.write_all(b"\r\n")?;
-    loop {
-        out.write_all(b" ")?;
-        out.flush()?;
-        // Not a wait for anything: this is how slow it is.
-        thread::park_timeout(Duration::from_millis(50));
-    }
-}
-
-/// A head that never ends.
-fn endless_head(out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(HEAD)?;
-    loop {
-        out.write_all(b"X-More: of the same, again and again\r\n")?;
-    }
-}
-
-/// A head of one line that never ends.
-fn endless_line(out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(HEAD)?;
-    out.write_all(b"X-More: ")?;
-    let chunk = vec![b'x'; 64 * 1024];
-    loop {
-        out.write_all(&chunk)?;
-    }
-}
-
-fn nested(levels: usize) -> impl Fn(&mut dyn Write) -> io::Result<()> + Clone {
-    move |out: &mut dyn Write| {
-        let body = format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
-        out.write_all(HEAD)?;
-        write!(out, "Content-Length: {}\r\n\r\n{body}", body.len())?;
-        out.flush()
-    }
-}
-
-type Writer = fn(&mut dyn Write) -> io::Result<()>;
-
-const FOUL: [(&str, Writer); 7] = [
-    ("endless", endless),
-    ("endless in chunks", endless_in_chunks),
-    ("gigabytes", gigabytes),
-    ("compressed", compressed),
-    ("drip", drip),
-    ("endless head", endless_head),
-    ("endless line", endless_line),
-];
 
 /// What it answers, and by how many KiB the server's memory grew at the most meanwhile.
 fn grown_by<T>(server: &TestServer, act: impl FnOnce() -> T) -> (T, u64) {
@@ -141,7 +50,7 @@ fn cve_2024_52791_no_reply_costs_more_memory_or_time_than_its_cap() {
     for endpoint in ["make_knock", "send_knock", "make_join", "send_join"] {
         let is_join = endpoint.ends_with("join");
         let memory_kib_max = if endpoint == "send_join" { ROOM_MEMORY_KIB_MAX } else { MEMORY_KIB_MAX };
-        for (what, write) in FOUL {
+        for (what, write) in ENDLESS {
             if (endpoint, what) == ("send_join", "drip") {
                 // A room has three minutes to come; until then nobody can tell.
                 continue;
@@ -166,17 +75,6 @@ fn cve_2024_52791_no_reply_costs_more_memory_or_time_than_its_cap() {
         }
     }
     guest.knock(&guest.room("11", "knock"));
-}
-
-/// Takes the room's bytes, and many times that if somebody builds what each of them says.
-fn room_of(value: &'static str) -> impl Fn(&mut dyn Write) -> io::Result<()> + Clone {
-    move |out: &mut dyn Write| {
-        let body = format!("{{\"auth_chain\":[],\"state\":{value}}}");
-        out.write_all(HEAD)?;
-        let body = body.replace('…', &"1,".repeat(30 * 1024 * 1024));
-        write!(out, "Content-Length: {}\r\n\r\n{body}", body.len())?;
-        out.flush()
-    }
 }
 
 #[test]
@@ -215,11 +113,11 @@ fn cve_2024_52791_nor_does_a_transaction() {
 
 #[test]
 fn cve_2021_21274_keys_come_within_their_cap_or_not_at_all() {
-    let peers: Vec<FakePeer> = (0..FOUL.len()).map(|number| FakePeer::new(&format!("foul{number}.test"))).collect();
+    let peers: Vec<FakePeer> = (0..ENDLESS.len()).map(|number| FakePeer::new(&format!("foul{number}.test"))).collect();
     let server = TestServer::new().set("federation.request_timeout", REQUEST_TIMEOUT);
     let guest = Guest::on(server, &peers.iter().collect::<Vec<_>>());
     let room_id = guest.anna.knockable_room("11");
-    for (peer, (what, write)) in peers.iter().zip(FOUL) {
+    for (peer, (what, write)) in peers.iter().zip(ENDLESS) {
         peer.answer_raw("server", write);
         let begun = Instant::now();
         let (answer, grew) = grown_by(&guest.server, || peer.make_knock(&guest.server, &room_id, &peer.user("ann")));

@@ -7,40 +7,17 @@ use ruma::CanonicalJsonObject;
 use serde_json::{Value, json};
 
 use super::guest::Guest;
-use crate::support::{Answer, FakePeer, SignedEvent, path_of};
+use crate::support::{
+    Answer, FakePeer, SignedEvent,
+    foul::shown::{odd_creates, odd_lists},
+    path_of,
+};
 
 /// Until the client has its answer. Source: SECURITY V06.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Of all that is shown of one room together, and what is around it.
 const SHOWN_BYTES_MAX: usize = 262_144 + 1_024;
-
-/// Lists that are none, and lists of what is no event.
-fn odd_lists() -> Vec<Value> {
-    let named =
-        |name: Value| json!({ "type": "m.room.name", "state_key": "", "sender": "@o:peer.test", "content": name });
-    vec![
-        Value::Null,
-        json!({}),
-        json!("text"),
-        json!(7),
-        json!([1, null, [], {}, "x", [[]], { "type": 7 }, { "type": "m.room.name" }]),
-        json!([{ "type": "m.room.name", "state_key": 7, "sender": "@o:peer.test", "content": {} }]),
-        json!([{ "type": "m.room.name", "state_key": "", "sender": "odd", "content": {} }]),
-        json!([
-            named(Value::Null),
-            named(json!("x")),
-            named(json!({ "name": 7 })),
-            named(json!({ "name": { "a": [] } }))
-        ]),
-        json!([{ "type": "m.room.member", "state_key": "@anna:vestibule.test", "sender": "@o:peer.test",
-            "content": { "membership": "join" } }]),
-        json!([{ "type": "m.room.join_rules", "state_key": "", "sender": "@o:peer.test", "content": { "join_rule": [] } },
-            { "type": "m.room.create", "state_key": "", "sender": "@o:peer.test", "content": { "room_version": 9 } },
-            { "type": "m.room.encryption", "state_key": "", "sender": "@o:peer.test", "content": { "algorithm": {} } }]),
-        json!([named(json!({ "name": "\u{0}\u{202e}\u{1b}[31m" }))]),
-    ]
-}
 
 /// Every sync of that user can be read by a client that takes the specification at its word.
 #[track_caller]
@@ -135,29 +112,7 @@ fn msc4311_the_create_event_that_a_knock_shows_is_that_of_the_room() {
     for version in ["11", "12"] {
         let other = guest.room(version, "knock");
         let foreign = guest.peer.create_event(&other);
-        let unsigned = |mut create: Value| {
-            create["signatures"] = json!({ "peer.test": { "ed25519:1": "A".repeat(86) } });
-            create
-        };
-        let by_impostor = |create: Value| serde_json::to_value(&impostor.sign_for("11", create).event).unwrap();
-        let stripped_elsewhere = json!({ "type": "m.room.create", "state_key": "", "sender": "@eve:peer.test",
-            "content": { "room_version": version, "creator": "@eve:peer.test" }, "room_id": other });
-        let stripped_of = |version: &str| {
-            json!({ "type": "m.room.create", "state_key": "", "sender": "@owner:peer.test",
-                "content": { "room_version": version, "creator": "@owner:peer.test" } })
-        };
-        type Change<'a> = Box<dyn Fn(Value) -> Value + 'a>;
-        let mut changes: Vec<(&str, Change<'_>)> = vec![
-            ("of another room", Box::new(|_| foreign.clone())),
-            ("with a signature of nobody", Box::new(unsigned)),
-            ("signed with another key", Box::new(by_impostor)),
-            ("in stripped form, of another room", Box::new(|_| stripped_elsewhere.clone())),
-            ("in stripped form, of another version", Box::new(|_| stripped_of("7"))),
-        ];
-        if version == "12" {
-            changes.push(("in stripped form, where its hash is the room's id", Box::new(|_| stripped_of("12"))));
-        }
-        for (what, change) in changes {
+        for (what, change) in odd_creates(version, &foreign, &impostor) {
             let room_id = guest.room(version, "knock");
             let bad = change(guest.peer.create_event(&room_id));
             guest.peer.corrupt("send_knock", move |mut answer| {

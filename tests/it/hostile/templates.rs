@@ -4,69 +4,15 @@
 use ruma::OwnedEventId;
 use serde_json::{Value, json};
 
-use super::guest::{Guest, put_at};
-use crate::support::{FakePeer, until};
-
-/// What a lying template says, as JSON pointers and values, when a user wants to be `membership`.
-fn lies(membership: &str) -> Vec<(&'static str, Value)> {
-    let ids = |count: usize| json!((0..count).map(|number| format!("${number:043}")).collect::<Vec<_>>());
-    let others = ["join", "leave", "ban", "invite", "knock"].into_iter().filter(|other| *other != membership);
-    let mut lies: Vec<(&str, Value)> = others.map(|other| ("/event/content/membership", json!(other))).collect();
-    lies.extend([
-        ("/event/content/membership", Value::Null),
-        ("/event/content", json!("knock")),
-        ("/event/type", json!("m.room.power_levels")),
-        ("/event/type", Value::Null),
-        ("/event/room_id", json!("!other:peer.test")),
-        ("/event/room_id", json!(["!other:peer.test"])),
-        ("/event/sender", json!("@boss:vestibule.test")),
-        ("/event/sender", json!("@owner:peer.test")),
-        ("/event/state_key", json!("@boss:vestibule.test")),
-        ("/event/state_key", json!("")),
-        ("/event/state_key", Value::Null),
-        ("/event/prev_events", json!([])),
-        ("/event/prev_events", json!("$a")),
-        ("/event/prev_events", json!([["$a", { "sha256": "x" }]])),
-        ("/event/prev_events", ids(21)),
-        ("/event/auth_events", ids(11)),
-        ("/event/auth_events", json!(["$a", "$a"])),
-        ("/event/auth_events", json!([7])),
-        ("/event/depth", json!(-1)),
-        ("/event/depth", json!("7")),
-        ("/event/depth", Value::Null),
-        ("/event", json!([])),
-        ("/event", Value::Null),
-        ("/room_version", json!("org.example.odd")),
-        ("/room_version", json!(11)),
-    ]);
-    lies
-}
-
-/// What an honest template has no need of, and what must not be signed with it.
-const BAIT: [(&str, &str); 10] = [
-    ("/event/content/third_party_invite", "{\"signed\":{\"token\":\"bait\"}}"),
-    ("/event/content/is_direct", "true"),
-    ("/event/content/displayname", "\"bait\""),
-    ("/event/content/bait", "1"),
-    ("/event/redacts", "\"$bait\""),
-    ("/event/unsigned", "{\"bait\":1}"),
-    ("/event/hashes", "{\"sha256\":\"bait\"}"),
-    ("/event/signatures", "{\"bait.test\":{\"ed25519:1\":\"bait\"}}"),
-    ("/event/event_id", "\"$bait\""),
-    ("/event/bait", "{\"bait\":[]}"),
-];
-
-fn baited(mut template: Value) -> Value {
-    for (pointer, value) in BAIT {
-        put_at(&mut template, pointer, serde_json::from_str(value).unwrap());
-    }
-    if template["event"]["content"]["membership"] != "join" {
-        put_at(&mut template, "/event/content/join_authorised_via_users_server", json!("@bait:peer.test"));
-    }
-    put_at(&mut template, "/event/origin", json!("bait.test"));
-    put_at(&mut template, "/event/origin_server_ts", json!(7));
-    template
-}
+use super::guest::Guest;
+use crate::support::{
+    FakePeer,
+    foul::{
+        put_at,
+        templates::{baited, lies},
+    },
+    until,
+};
 
 /// The event that was sent is ours in every word, but for its place in the graph.
 #[track_caller]

@@ -15,6 +15,9 @@ use super::{FakePeer, SignedEvent};
 /// Makes another answer of the honest one.
 pub(super) type Change = Arc<dyn Fn(Value) -> Value + Send + Sync>;
 
+/// Writes the body of the answer otherwise.
+pub(super) type Text = Arc<dyn Fn(&Value) -> Vec<u8> + Send + Sync>;
+
 /// Writes a whole reply, head and all. The connection ends behind it.
 pub(super) type Raw = Arc<dyn Fn(&mut dyn Write) -> io::Result<()> + Send + Sync>;
 
@@ -22,6 +25,11 @@ impl FakePeer {
     /// From now on an endpoint answers with what this makes of the honest answer. The endpoint of the keys is `server`.
     pub fn corrupt(&self, endpoint: &str, change: impl Fn(Value) -> Value + Send + Sync + 'static) {
         self.inner.script().changes.insert(endpoint.to_owned(), Arc::new(change));
+    }
+
+    /// From now on the body of an endpoint's answer is written as this does it.
+    pub fn rewrite(&self, endpoint: &str, text: impl Fn(&Value) -> Vec<u8> + Send + Sync + 'static) {
+        self.inner.script().texts.insert(endpoint.to_owned(), Arc::new(text));
     }
 
     /// From now on an endpoint is answered with these bytes, until one of the two sides has had enough.
@@ -33,6 +41,7 @@ impl FakePeer {
     pub fn play_fair(&self, endpoint: &str) {
         let mut script = self.inner.script();
         script.changes.remove(endpoint);
+        script.texts.remove(endpoint);
         script.raw.remove(endpoint);
     }
 
