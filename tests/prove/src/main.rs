@@ -110,9 +110,9 @@ fn fuzz_again(target: &str, case: u64) -> ExitCode {
 
 fn list(chosen: &[&Proof]) -> ExitCode {
     for proof in chosen {
-        println!("{:<10} {} ({} cases, {} with --quick)", proof.name, proof.shows, proof.full, proof.quick);
+        println!("{:<13} {} ({} cases, {} with --quick)", proof.name, proof.shows, proof.full, proof.quick);
         for plant in proof.plants {
-            println!("           planted: {} ({})", plant.name, plant.what);
+            println!("              planted: {} ({})", plant.name, plant.what);
         }
     }
     ExitCode::SUCCESS

@@ -7,6 +7,7 @@ pub mod crash;
 pub mod drain;
 pub mod egress;
 pub mod enospc;
+pub mod evil_resident;
 pub mod faults;
 pub mod flood;
 pub mod fuzz;
@@ -36,6 +37,7 @@ pub const PROOFS: &[&Proof] = &[
     &drain::PROOF,
     &backup::PROOF,
     &badinput::PROOF,
+    &evil_resident::PROOF,
     &egress::PROOF,
     &flood::PROOF,
     &slow::PROOF,
