@@ -43,9 +43,12 @@
 //! | V23 | ruma-state-res 0.16: a knock under any join rule | `bad/make_knock` and `bad/send_knock` (every illegal cell), [`crate::knocks`] (every legal one) |
 //! | V24 | gomatrixserverlib #430, #431: restricted rooms, banned users | [`rules`], [`transactions`] |
 //! | V25 | ruma-state-res 0.11: from invite to knock | [`rules`] |
+//! | V26 | CVE-2022-36009: who may not speak does | [`transactions`] |
 //! | V27 | CVE-2022-31152: auth events that the rules do not name | [`rules`], [`transactions`] |
+//! | V28 | CVE-2022-39374: rejected events enter the state | [`transactions`]; all forks in `protocol::room_graph` |
 //! | V30 | CVE-2025-49090: state resets, a second creation | [`joins`], [`rules`], [`transactions`], [`templates`]; the resolution itself in `protocol::state` |
 //! | V31 | Synapse #6501: auth events of another room | [`rules`], [`transactions`] |
+//! | V33 | CVE-2024-6302: redactions by who may not | [`transactions`] |
 //! | V35 | continuwuity 7b3e3a26b: an auth event without a state key | [`rules`] |
 //! | V36 | RUSTSEC-2025-0065: power levels at the ends of integers | [`rules`] |
 //! | V37 | RUSTSEC-2025-0135: an unknown join rule | [`rules`] |
@@ -58,7 +61,11 @@
 //! | V39 | Synapse #3796: ACLs are not asked in `/send` | [`transactions`], [`ephemera`]; IP literals in `bad/make_knock` |
 //! | V40 | RUSTSEC-2024-0421: two spellings of one name | [`keys`], `bad/headers` |
 //! | V41 | CVE-2023-45129: an ACL that costs time | [`readers`] |
+//! | V42 | CVE-2022-39335: an event of one room by way of another | [`readers`], `api::reads` |
+//! | V44 | CVE-2021-39163: news for who has left | [`clients`] |
+//! | V45 | CVE-2023-43796: devices of users of others | [`readers`] |
 //! | V46 | continuwuity b0c1381f0: events for rooms that we left | [`transactions`], [`denials`] |
+//! | V47 | CVE-2024-6303: an alias is moved by anybody | `directory::aliases_lead_to_rooms_and_belong_to_their_makers` |
 //!
 //! JSON and sizes:
 //!
@@ -70,7 +77,7 @@
 //! | V51 | CVE-2022-31052: nesting without end | [`replies`], `bad/json_bodies`, `bad/keys`, `api::json_object` |
 //! | V52 | sizes of events and ids | [`sizes`], `bad/send_knock` |
 //! | V53 | JSON that can be read in two ways | `bad/json_bodies`, `api::json_object` |
-//! | V54 | CVE-2024-52805: bodies of parts fill the memory | `api::body` |
+//! | V54 | CVE-2024-52805: bodies of parts fill the memory | [`clients`], `api::body` |
 //! | V55 | CVE-2024-52791: replies that fill the memory | [`replies`] |
 //! | V56 | CVE-2026-45076: pages of hidden events end the way back | `api::timeline` |
 //!
@@ -82,8 +89,34 @@
 //! | V59 | CVE-2021-21392: addresses in disguise | [`addresses`], `federation::egress` |
 //! | V60 | CVE-2021-21273: requests that pass by the filter | [`addresses`]; push, identity servers and previews are not there |
 //! | V61 | CVE-2021-21274: a well-known without end | `federation::discovery` (it is asked on port 443, which no process test can have); [`replies`] for keys |
+//!
+//! Work without end:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V64 | tuwunel extremities: a room with many ends | [`transactions`] |
+//! | V65 | tuwunel 35655a859: a walk without end | [`readers`] |
+//! | V67 | CVE-2021-21393: ids without end | [`clients`] |
+//! | V68 | Synapse limits: more in a transaction than it may hold | [`transactions`] |
+//!
+//! Clients, accounts and the log:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V21 | CVE-2025-61672: device keys that are none | [`clients`] |
+//! | V22 | signatures on keys that do not verify | `api::device_keys` |
+//! | V78 | secrets that can be guessed | `commands::fresh_installs_have_keys_and_tokens_of_their_own` |
+//! | V79 | CVE-2023-32682: who is gone, or nobody, logs in | [`clients`], `accounts::who_deactivates_is_out_of_every_room_first_and_does_not_come_back` |
+//! | V80 | passwords that stay behind | `accounts::passwords_and_tokens_are_in_no_file_and_no_log` |
+//! | V83 | an account is registered a second time | `accounts::registration_takes_a_name_once_and_its_password_stays` |
+//! | V85 | continuwuity d1ebcfaf0: tokens that two have, names of elsewhere | [`clients`] |
+//! | V86 | tokens in logs | `accounts::passwords_and_tokens_are_in_no_file_and_no_log` |
+//! | V87 | lines of others in the log | `clients::line_breaks_in_what_others_say_break_no_line_of_the_log`, `vestibule::logger` |
+//! | V88 | tuwunel 5798aad7e: secrets for who is not logged in | [`clients`] |
+//! | V89 | requests with two lengths | `api::tests` |
 
 mod addresses;
+mod clients;
 mod denials;
 mod ephemera;
 mod gaps;

@@ -160,3 +160,53 @@ fn cve_2023_45129_a_hostile_acl_costs_no_time() {
     }
     ground.still_serves();
 }
+
+#[test]
+fn cve_2022_39335_an_event_is_read_by_way_of_its_own_room_alone() {
+    let ground = Ground::new();
+    let bob = ground.peer.user("bob");
+    let open = ground.owner.room_with_rule("11", json!({ "join_rule": "public" }), &[]);
+    ground.peer.join(&ground.server, &open, &bob).ok();
+    let closed = ground.owner.knockable_room("11");
+    let said = ground.owner.say(&closed, "1", "among ourselves");
+    for request in reads(&open, &said) {
+        let answer = ask(&ground.peer, &ground, &request);
+        let is_empty = ["events", "pdus"].iter().any(|list| answer.json()[list] == json!([]));
+        assert!([403, 404].contains(&answer.status) || is_empty, "{}: {}", request.1, answer.text());
+        assert!(!answer.text().contains("among ourselves"), "{}", request.1);
+    }
+}
+
+#[test]
+fn cve_2023_43796_devices_of_others_are_not_passed_on() {
+    let other = FakePeer::new("other.test");
+    let ground = Ground::with(&[&other]);
+    let room_id = ground.owner.room_with_rule("11", json!({ "join_rule": "public" }), &[]);
+    for peer in [&ground.peer, &other] {
+        peer.join(&ground.server, &room_id, &peer.user("bob")).ok();
+    }
+    let devices = |user_id: &str| {
+        let target = format!("/_matrix/federation/v1/user/devices/{}", encoded(user_id));
+        ground.peer.ask(&ground.server, "GET", &target, None)
+    };
+    for user_id in [other.user("bob"), ground.peer.user("bob")] {
+        let answer = devices(&user_id);
+        assert!([400, 403, 404].contains(&answer.status), "{user_id}: {} {}", answer.status, answer.text());
+    }
+    devices(&ground.owner.user_id).ok();
+}
+
+#[test]
+fn tuwunel_35655a859_a_walk_through_a_room_has_an_end_wherever_it_begins() {
+    let ground = Ground::new();
+    let room_id = ground.owner.room_with_rule("11", json!({ "join_rule": "public" }), &[]);
+    ground.peer.join(&ground.server, &room_id, &ground.peer.user("bob")).ok();
+    let unknown: Vec<String> = (0..10_000).map(|number| format!("${number:043}")).collect();
+    let target = format!("/_matrix/federation/v1/get_missing_events/{}", encoded(&room_id));
+    let begun = Instant::now();
+    let body = json!({ "earliest_events": [], "latest_events": unknown, "limit": u32::MAX });
+    let answer = ground.peer.ask(&ground.server, "POST", &target, Some(&serde_json::from_value(body).unwrap()));
+    assert!([200, 400].contains(&answer.status), "{} {}", answer.status, answer.text());
+    assert!(begun.elapsed() < COMPILED_WITHIN, "{:?}", begun.elapsed());
+    ground.still_serves();
+}

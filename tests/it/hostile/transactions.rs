@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::ground::{Ground, deliver, next_event};
-use crate::support::{FakePeer, SignedEvent, encoded};
+use crate::support::{FakePeer, SignedEvent, Template, encoded};
 
 /// A room that is open to all, with a user of the peer in it.
 struct Shared {
@@ -258,4 +258,116 @@ fn continuwuity_b0c1381f0_rooms_that_we_left_take_no_events() {
     let news = ground.owner.sync_since(&since);
     assert!(news["rooms"]["join"].as_object().is_none_or(serde_json::Map::is_empty), "{news}");
     ground.still_serves();
+}
+
+#[test]
+fn cve_2022_36009_the_level_that_speaking_takes_is_asked() {
+    let shared = Shared::new("11", &[]);
+    let Shared { ground, room_id, bob } = &shared;
+    let ben = ground.peer.user("ben");
+    ground.peer.join(&ground.server, room_id, &ben).ok();
+    let users = json!({ ground.owner.user_id.as_str(): 100, ben.as_str(): 50 });
+    ground.owner.set_state(room_id, "m.room.power_levels", "", json!({ "users": users, "events_default": 50 }));
+    let mute = ground.peer.sign(next_event(ground, &ground.peer, room_id, bob));
+    let fair = ground.peer.sign(next_event(ground, &ground.peer, room_id, &ben));
+    assert_eq!(deliver(ground, &ground.peer, &[&mute, &fair])[&fair.event_id], json!({}));
+    assert!(shared.knows(&fair.event_id) && !shared.knows(&mute.event_id));
+}
+
+#[test]
+fn cve_2022_39374_what_was_rejected_authorizes_nothing_and_enters_no_state() {
+    for version in ["11", "12"] {
+        let shared = Shared::new(version, &[]);
+        let Shared { ground, room_id, bob } = &shared;
+        let next = next_event(ground, &ground.peer, room_id, bob);
+        let levels = json!({ "users": { ground.owner.user_id.as_str(): 100, bob.as_str(): 100 } });
+        let state = |template: Template, kind: &str, content: Value| {
+            template.with("type", json!(kind)).with("state_key", json!("")).with("content", content)
+        };
+        let levels = ground.peer.sign(state(next.clone(), "m.room.power_levels", levels));
+        let cited = next.event["auth_events"].as_array().unwrap();
+        let with_it = json!(cited.iter().cloned().chain([json!(levels.event_id)]).collect::<Vec<_>>());
+        let topic = state(next.clone(), "m.room.topic", json!({ "topic": "taken over" }));
+        // By its authority, behind it, and both.
+        let forks = [
+            topic.clone().with("auth_events", with_it.clone()),
+            topic.clone().with("prev_events", json!([levels.event_id])),
+            topic.with("auth_events", with_it).with("prev_events", json!([levels.event_id])),
+        ]
+        .map(|event| ground.peer.sign(event));
+        let before = ground.state_of(room_id);
+        deliver(ground, &ground.peer, &[&levels, &forks[0], &forks[1], &forks[2]]);
+        // What comes behind a rejected event is judged by itself, and stands.
+        let behind = next_event(ground, &ground.peer, room_id, bob).with("prev_events", json!([levels.event_id]));
+        deliver(ground, &ground.peer, &[&ground.peer.sign(behind)]);
+        shared.assert_without(&forks);
+        assert!(!shared.knows(&levels.event_id));
+        assert_eq!(ground.state_of(room_id), before, "{version}");
+    }
+}
+
+#[test]
+fn cve_2024_6302_who_may_not_redact_redacts_nothing() {
+    for version in ["10", "11"] {
+        let shared = Shared::new(version, &[]);
+        let Shared { ground, room_id, bob } = &shared;
+        let said = ground.owner.say(room_id, "1", "among ourselves");
+        let text = |event_id: &str| {
+            ground.owner.get(&format!("/rooms/{}/event/{}", encoded(room_id), encoded(event_id)))["content"].clone()
+        };
+        let redaction = |redacts: &str| {
+            let template = next_event(ground, &ground.peer, room_id, bob).with("type", json!("m.room.redaction"));
+            match version {
+                "10" => template.with("redacts", json!(redacts)).with("content", json!({})),
+                _ => template.with("content", json!({ "redacts": redacts })),
+            }
+        };
+        let foreign = ground.peer.sign(redaction(&said));
+        deliver(ground, &ground.peer, &[&foreign]);
+        // What is bob's own he may redact; and of two that redact one another there is an end.
+        let own = ground.peer.sign(next_event(ground, &ground.peer, room_id, bob));
+        deliver(ground, &ground.peer, &[&own]);
+        assert_eq!(text(&own.event_id)["body"], "hello");
+        let fair = ground.peer.sign(redaction(&own.event_id));
+        deliver(ground, &ground.peer, &[&fair]);
+        assert_eq!(text(&own.event_id).get("body"), None, "{version}");
+        let back = ground.peer.sign(redaction(&fair.event_id));
+        deliver(ground, &ground.peer, &[&back]);
+        assert_eq!(text(&said)["body"], "among ourselves", "{version}");
+        ground.owner.sync("timeout=0");
+    }
+}
+
+#[test]
+fn synapse_limits_no_transaction_holds_more_than_it_may() {
+    let shared = Shared::new("11", &[]);
+    let Shared { ground, room_id, bob } = &shared;
+    let pdus = vec![json!({}); 51];
+    ground.peer.send(&ground.server, &pdus).refused(400, "M_INVALID_PARAM");
+    let typing = json!({ "edu_type": "m.typing", "content": { "room_id": room_id, "user_id": bob, "typing": true } });
+    let since = ground.owner.now();
+    ground.peer.send_edus(&ground.server, &vec![typing; 101]).refused(400, "M_INVALID_PARAM");
+    let news = ground.owner.sync_since(&since);
+    assert!(!news.to_string().contains("m.typing"), "{news}");
+    shared.assert_without(&[]);
+}
+
+#[test]
+fn tuwunel_extremities_however_many_ends_a_room_has_few_are_cited() {
+    let shared = Shared::new("11", &[]);
+    let Shared { ground, room_id, bob } = &shared;
+    let next = next_event(ground, &ground.peer, room_id, bob);
+    let forks: Vec<SignedEvent> = (0..100)
+        .map(|number| next.clone().with("content", json!({ "msgtype": "m.text", "body": number.to_string() })))
+        .map(|event| ground.peer.sign(event))
+        .collect();
+    for some in forks.chunks(50) {
+        let said = deliver(ground, &ground.peer, &some.iter().collect::<Vec<_>>());
+        assert!(some.iter().all(|event| said[&event.event_id] == json!({})), "{said}");
+    }
+    let cited = next_event(ground, &ground.peer, room_id, bob).event["prev_events"].as_array().unwrap().len();
+    assert!((1..=20).contains(&cited), "{cited}");
+    ground.owner.set_state(room_id, "m.room.join_rules", "", json!({ "join_rule": "knock" }));
+    ground.peer.knock(&ground.server, room_id, &ground.peer.user("ann"), "otters");
+    shared.assert_without(&[]);
 }
