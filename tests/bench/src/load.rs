@@ -1,0 +1,119 @@
+//! Requests that were prepared ahead, sent over connections that stay, and how long each answer took.
+//! May not: leave out what an answer that came late kept from being sent. At a fixed rate the time counts from when the request was due.
+
+use std::{
+    sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use vestibule_scenery::{Connection, Http};
+
+use crate::report::float;
+
+/// One request, signed.
+pub struct Request {
+    pub method: &'static str,
+    pub target: String,
+    pub authorization: String,
+    pub body: Option<String>,
+}
+
+impl Request {
+    fn send(&self, connection: &mut Connection) -> Result<(), String> {
+        let headers = [("Authorization", self.authorization.as_str())];
+        let body = self.body.as_deref().map(str::as_bytes);
+        let answer = connection.ask(self.method, &self.target, &headers, body);
+        let answer = answer.map_err(|error| format!("{} {}: {error}", self.method, self.target))?;
+        if answer.status == 200 {
+            return Ok(());
+        }
+        Err(format!("{} {}: {} {}", self.method, self.target, answer.status, answer.text()))
+    }
+}
+
+/// When requests are sent.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// Each connection sends its next one as soon as it has its answer.
+    Closed,
+    /// So many a second over all connections, whether answers come or not.
+    Open(f64),
+}
+
+/// How it went.
+pub struct Run {
+    /// From the first request to the last answer.
+    pub elapsed: Duration,
+    /// One for each request, in ascending order.
+    pub latencies: Vec<Duration>,
+}
+
+impl Run {
+    /// The latency that so many of 100,000 answers did not pass.
+    pub fn percentile(&self, of_100_000: usize) -> Duration {
+        let place = self.latencies.len().saturating_mul(of_100_000).div_ceil(100_000).saturating_sub(1);
+        self.latencies.get(place).copied().unwrap_or_default()
+    }
+}
+
+/// Sends all of them.
+///
+/// # Errors
+/// An answer that is not 200, or none.
+pub fn run(door: &Http, requests: &[Request], connections: usize, pace: Pace) -> Result<Run, String> {
+    let next = AtomicUsize::new(0);
+    let ready = Barrier::new(connections.saturating_add(1));
+    let (outcomes, elapsed) = thread::scope(|scope| {
+        let workers: Vec<_> = (0..connections)
+            .map(|_| {
+                let (next, ready) = (&next, &ready);
+                scope.spawn(move || {
+                    let connection = door.connect().map_err(|error| error.to_string());
+                    ready.wait();
+                    send_some(connection?, requests, next, Instant::now(), pace)
+                })
+            })
+            .collect();
+        ready.wait();
+        let started = Instant::now();
+        let outcomes: Vec<Result<Vec<Duration>, String>> = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|_| Err("a connection's thread panicked".to_owned())))
+            .collect();
+        (outcomes, started.elapsed())
+    });
+    let mut latencies = Vec::with_capacity(requests.len());
+    for outcome in outcomes {
+        latencies.extend(outcome?);
+    }
+    latencies.sort_unstable();
+    Ok(Run { elapsed, latencies })
+}
+
+fn send_some(
+    mut connection: Connection,
+    requests: &[Request],
+    next: &AtomicUsize,
+    started: Instant,
+    pace: Pace,
+) -> Result<Vec<Duration>, String> {
+    let mut latencies = Vec::new();
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let Some(request) = requests.get(number) else { return Ok(latencies) };
+        let due = match pace {
+            Pace::Closed => Instant::now(),
+            Pace::Open(rate) => {
+                let due = started + Duration::from_secs_f64(float(number) / rate);
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                due
+            }
+        };
+        request.send(&mut connection)?;
+        latencies.push(due.elapsed());
+    }
+}

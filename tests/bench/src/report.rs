@@ -1,0 +1,169 @@
+//! The figures as a table, as JSON, and as a plot.
+//! May not: show a figure without what it was measured against.
+
+use std::{fmt::Write as _, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::{floor::Floor, load::Run};
+
+/// What came of one scenario.
+pub struct Figures {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub requests: usize,
+    pub connections: usize,
+    pub floor: Floor,
+    pub verifications: f64,
+    pub wanted: f64,
+    /// Of the server's whole process.
+    pub cpu: Duration,
+    pub resident_mib: f64,
+    pub journal_syncs: f64,
+    pub run: Run,
+}
+
+/// Parts of the answers whose latency is shown.
+const PERCENTILES: [(&str, usize); 4] = [("p50", 50_000), ("p90", 90_000), ("p99", 99_000), ("max", 100_000)];
+
+impl Figures {
+    /// Requests, as a number to divide by.
+    fn count(&self) -> f64 {
+        float(self.requests)
+    }
+
+    fn cpu_us(&self) -> f64 {
+        us(self.cpu) / self.count()
+    }
+
+    /// CPU time of one request over the verifications that it demands.
+    pub fn ratio(&self) -> f64 {
+        self.cpu_us() / (self.verifications * self.floor.verify_us)
+    }
+
+    fn per_second(&self) -> f64 {
+        self.count() / self.run.elapsed.as_secs_f64()
+    }
+
+    fn to_json(&self) -> Value {
+        let latencies: serde_json::Map<String, Value> = PERCENTILES
+            .iter()
+            .map(|(name, part)| ((*name).to_owned(), json!(us(self.run.percentile(*part)))))
+            .collect();
+        json!({
+            "scenario": self.name,
+            "what": self.what,
+            "requests": self.requests,
+            "connections": self.connections,
+            "per_second": self.per_second(),
+            "cpu_us": self.cpu_us(),
+            "verify_us": self.floor.verify_us,
+            "sign_us": self.floor.sign_us,
+            "verifications": self.verifications,
+            "ratio": self.ratio(),
+            "wanted": self.wanted,
+            "latency_us": latencies,
+            "resident_mib": self.resident_mib,
+            "journal_syncs": self.journal_syncs,
+        })
+    }
+}
+
+/// One line for each scenario.
+pub fn table(all: &[Figures]) -> String {
+    let mut text = String::from(
+        "scenario               requests  conns      /s  CPU us  verify us   ratio  wanted  p50 ms  p99 ms  syncs  MiB\n",
+    );
+    for figures in all {
+        let ms = |part: usize| us(figures.run.percentile(part)) / 1_000.0;
+        // Writing into a string does not fail.
+        let _ = writeln!(
+            text,
+            "{:<22} {:>8} {:>6} {:>7.0} {:>7.1} {:>10.1} {:>7.2} {:>7.2} {:>7.2} {:>7.2} {:>6.0} {:>4.0}",
+            figures.name,
+            figures.requests,
+            figures.connections,
+            figures.per_second(),
+            figures.cpu_us(),
+            figures.floor.verify_us,
+            figures.ratio(),
+            figures.wanted,
+            ms(50_000),
+            ms(99_000),
+            figures.journal_syncs,
+            figures.resident_mib,
+        );
+    }
+    text
+}
+
+/// All that was measured.
+pub fn to_json(all: &[Figures]) -> Value {
+    Value::Array(all.iter().map(Figures::to_json).collect())
+}
+
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 360.0;
+const MARGIN: f64 = 56.0;
+const COLOURS: [&str; 6] = ["#1b6ca8", "#c8553d", "#3d8b5a", "#8a5aa8", "#b8860b", "#555555"];
+
+/// Of 100,000: the points of a curve, closer together towards the last answers.
+fn parts() -> impl Iterator<Item = usize> {
+    (0..90_000).step_by(2_000).chain((90_000..99_000).step_by(200)).chain((99_000..=99_900).step_by(20))
+}
+
+/// How long the answers took: for each part of them, the time within which they came. Both axes as in a table of percentiles: the
+/// part as nines, the time as powers of ten.
+pub fn plot(all: &[Figures]) -> String {
+    let longest = all.iter().map(|figures| us(figures.run.percentile(100_000))).fold(1_000.0, f64::max);
+    let decades = (longest / 10.0).log10().ceil().max(1.0);
+    // 0 to 3 nines from left to right, 10 us to the longest from below.
+    let x = |nines: f64| MARGIN + nines / 3.0 * (WIDTH - 2.0 * MARGIN);
+    let y = |us: f64| HEIGHT - MARGIN - (us.max(10.0) / 10.0).log10() / decades * (HEIGHT - 2.0 * MARGIN);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n"
+    );
+    let mut line = |text: String| {
+        svg.push_str(&text);
+        svg.push('\n');
+    };
+    for (label, nines) in [("p0", 0.0), ("p90", 1.0), ("p99", 2.0), ("p99.9", 3.0)] {
+        let (x, low, high) = (x(nines), HEIGHT - MARGIN, MARGIN);
+        line(format!("<line x1=\"{x:.1}\" y1=\"{low}\" x2=\"{x:.1}\" y2=\"{high}\" stroke=\"#ddd\"/>"));
+        line(format!("<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>", low + 18.0));
+    }
+    let mut time = 10.0;
+    while time <= 10.0 * 10.0_f64.powf(decades) {
+        let (y, left, right) = (y(time), MARGIN, WIDTH - MARGIN);
+        line(format!("<line x1=\"{left}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>"));
+        let label = if time < 1_000.0 { format!("{time} us") } else { format!("{} ms", time / 1_000.0) };
+        line(format!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", left - 6.0, y + 4.0));
+        time *= 10.0;
+    }
+    for (number, (figures, colour)) in all.iter().zip(COLOURS.iter().cycle()).enumerate() {
+        let points: Vec<String> = parts()
+            .map(|part| {
+                let nines = -(1.0 - float(part) / 100_000.0).log10();
+                format!("{:.1},{:.1}", x(nines), y(us(figures.run.percentile(part))))
+            })
+            .collect();
+        line(format!(
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>",
+            points.join(" ")
+        ));
+        let top = MARGIN + 16.0 * float(number);
+        line(format!("<text x=\"{}\" y=\"{top}\" fill=\"{colour}\">{}</text>", MARGIN + 12.0, figures.name));
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn us(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+/// A count as a number to reckon with.
+pub fn float(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
+}
