@@ -73,6 +73,9 @@ async fn pass_on<B: MessageBody + 'static>(
     }
     let origin = ProvenOrigin::default();
     request.extensions_mut().insert(origin.clone());
+    if let Some(area) = area {
+        request.extensions_mut().insert(area);
+    }
     let handled = AssertUnwindSafe(async { next.call(request).await }).catch_unwind().await;
     let mut response = match handled {
         Ok(Ok(response)) => with_matrix_body(response),

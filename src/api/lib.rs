@@ -32,9 +32,10 @@ use actix_http::{HttpService, error::DispatchError};
 use actix_server::{GracefulShutdownSignal, Server, ServerHandle};
 use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::{
-    Error,
+    Error, Scope,
     body::MessageBody,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
+    guard::fn_guard,
     middleware::from_fn,
     web::{self, Data},
 };
@@ -50,6 +51,7 @@ use self::{
     door::Served,
     error::MatrixError,
     extract::{ClientAddress, body::JSON_BODY_BYTES_MAX},
+    listener::Area,
 };
 pub use self::{
     listener::{Listener, Serves},
@@ -239,12 +241,18 @@ fn routes(config: &mut web::ServiceConfig) {
 
     // /.well-known/matrix/{client,server}
     well_known::routes(config);
-    // /_matrix/client/*, /_synapse/admin/v1/register
-    client_server::routes(config);
     // /_matrix/federation/*, /_matrix/key/v2/*
-    server_server::routes(config);
+    config.service(in_areas(&[Area::Federation]).configure(server_server::routes));
+    // /_matrix/client/*, /_synapse/admin/v1/register
+    config.service(in_areas(&[Area::Client, Area::Login]).configure(client_server::routes));
     // /_vestibule/admin/v1/*, /metrics, /health, /ready
-    admin::routes(config);
+    config.service(in_areas(&[Area::Admin]).configure(admin::routes));
+}
+
+/// Routes of these areas. The router tries one pattern after the other; so a request meets those of its own area alone.
+fn in_areas(areas: &'static [Area]) -> Scope {
+    web::scope("")
+        .guard(fn_guard(move |request| request.req_data().get::<Area>().is_some_and(|area| areas.contains(area))))
 }
 
 #[cfg(test)]
