@@ -117,3 +117,59 @@ fn send_some(
         latencies.push(due.elapsed());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_latency_that_so_many_did_not_pass() {
+        let of =
+            |count: u64| Run { elapsed: Duration::ZERO, latencies: (1..=count).map(Duration::from_millis).collect() };
+        for (count, part, expected) in
+            [(100, 50_000, 50), (100, 99_000, 99), (100, 100_000, 100), (3, 50_000, 2), (1, 1, 1), (0, 50_000, 0)]
+        {
+            assert_eq!(of(count).percentile(part), Duration::from_millis(expected), "{count}, {part}");
+        }
+    }
+
+    /// Answers 200 on one connection, the first time after a while.
+    fn slow_starter(pause: Duration) -> Http {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let address = listener.local_addr().expect("it is bound");
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("somebody comes");
+            let mut lines = BufReader::new(&stream).lines();
+            let mut is_first = true;
+            while let Some(Ok(line)) = lines.next() {
+                if line.is_empty() {
+                    if is_first {
+                        thread::park_timeout(pause);
+                    }
+                    is_first = false;
+                    (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("it is read");
+                }
+            }
+        });
+        Http::plain(address)
+    }
+
+    #[test]
+    fn at_a_fixed_rate_an_answer_that_is_late_makes_those_behind_it_late() {
+        let request = || Request { method: "GET", target: "/".to_owned(), authorization: String::new(), body: None };
+        let requests: Vec<Request> = (0..10).map(|_| request()).collect();
+        let pause = Duration::from_millis(300);
+        let late = |pace| {
+            let run = run(&slow_starter(pause), &requests, 1, pace).expect("all are answered");
+            run.latencies.iter().filter(|latency| **latency > pause / 2).count()
+        };
+        assert_eq!(late(Pace::Closed), 1);
+        // Ten in a hundredth of a second: all were due before the first was answered.
+        assert_eq!(late(Pace::Open(1_000.0)), 10);
+    }
+}

@@ -167,3 +167,47 @@ fn us(duration: Duration) -> f64 {
 pub fn float(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures() -> Figures {
+        Figures {
+            name: "send_knock",
+            what: "signed knocks",
+            requests: 1_000,
+            connections: 8,
+            floor: Floor { verify_us: 40.0, sign_us: 20.0 },
+            verifications: 2.0,
+            wanted: 2.0,
+            cpu: Duration::from_millis(160),
+            resident_mib: 64.0,
+            journal_syncs: 50.0,
+            run: Run { elapsed: Duration::from_secs(2), latencies: vec![Duration::from_millis(3); 1_000] },
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_cpu_time_over_the_verifications_that_a_request_demands() {
+        // 160 us each, over two times 40 us.
+        assert!((figures().ratio() - 2.0).abs() < 1e-9);
+        let json = to_json(&[figures()]);
+        assert_eq!((json[0]["per_second"].as_f64(), json[0]["cpu_us"].as_f64()), (Some(500.0), Some(160.0)));
+        assert_eq!(json[0]["latency_us"]["p99"].as_f64(), Some(3_000.0));
+        let table = table(&[figures()]);
+        assert!(table.lines().count() == 2 && table.contains("send_knock"), "{table}");
+    }
+
+    #[test]
+    fn a_plot_has_a_curve_for_each_scenario_within_its_frame() {
+        let svg = plot(&[figures(), figures()]);
+        assert_eq!(svg.matches("<polyline").count(), 2);
+        let points = svg.split("points=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+        for point in points.split(' ') {
+            let (x, y) = point.split_once(',').expect("a pair");
+            let (x, y): (f64, f64) = (x.parse().expect("a number"), y.parse().expect("a number"));
+            assert!((0.0..=WIDTH).contains(&x) && (0.0..=HEIGHT).contains(&y), "{point}");
+        }
+    }
+}
