@@ -1,8 +1,8 @@
 //! `cargo xtask prove`: runs proofs, prints a closing line of counts for each, and fails when one missed or ran too little.
 //! May not: know what a proof does, or call one good that ran fewer cases than its floor.
 
-mod disk;
 mod crowd;
+mod disk;
 mod engine;
 mod journal_file;
 mod load;

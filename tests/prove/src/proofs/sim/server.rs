@@ -25,7 +25,7 @@ use tokio::{sync::watch, time::Instant};
 use vestibule_actors::{CpuPool, Rooms, RoomsOptions, SyncNotifier, Typing, limits::Rate};
 use vestibule_api::{
     App, Serves,
-    door::{Connections, ServedAt},
+    door::Served,
     rate_limit::{Limits, Rates},
     state::{ApiSettings, HiddenText, Randomness, Vitals},
 };
@@ -57,8 +57,6 @@ use super::{
 
 /// When simulations begin.
 const BEGIN: UnixMillis = UnixMillis(1_790_000_000_000);
-/// Where actix's test services think they listen.
-const LISTENER: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const BACKOFF: Backoff = Backoff { min: Duration::from_secs(30), max: Duration::from_mins(30) };
 /// Short, so that many knocks count within the hour.
@@ -289,10 +287,8 @@ impl Life {
 }
 
 async fn call(app: &Data<App>) -> Call {
-    let served_at = ServedAt::default();
-    let kinds = [Serves::Client, Serves::Federation].into();
-    served_at.set(BTreeMap::from([(SocketAddr::from(LISTENER), kinds)]));
-    let application = vestibule_api::application(app.clone(), Data::new(served_at), Data::new(Connections::default()));
+    let served = Served([Serves::Client, Serves::Federation].into());
+    let application = vestibule_api::application(app.clone(), Data::new(served));
     let service = Rc::new(init_service(application).await);
     Box::new(move |request| {
         let answer = service.call(request.to_request());

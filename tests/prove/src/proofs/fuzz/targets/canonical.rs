@@ -83,5 +83,5 @@ impl Target for Canonical {
 
 fn has_lone_surrogate(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes).to_lowercase();
-    text.match_indices("\\ud8").any(|(at, _)| !text[at..].get(6..8).is_some_and(|next| next == "\\u"))
+    text.match_indices("\\ud8").any(|(at, _)| text[at..].get(6..8).is_none_or(|next| next != "\\u"))
 }

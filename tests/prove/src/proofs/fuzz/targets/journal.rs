@@ -70,7 +70,7 @@ pub fn make() -> Result<Box<dyn Target>, String> {
         }
     }
     parts.extend(FORMS.iter().chain(&FORMS).map(|form| Part::Form(*form)));
-    let examples = FORMS.iter().map(|form| example(form)).collect();
+    let examples = FORMS.iter().map(example).collect();
     Ok(Box::new(Journals { journals, parts, examples }))
 }
 

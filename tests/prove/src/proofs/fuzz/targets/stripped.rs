@@ -174,7 +174,8 @@ impl Stripped {
         for entry in shown {
             let (kind, state_key) = key_of(entry);
             let is_inviter = inviter.is_some_and(|inviter| kind == "m.room.member" && state_key == inviter.as_str());
-            if !is_inviter && !(TYPES.contains(&kind.as_str()) && state_key.is_empty()) {
+            let is_of_the_room = TYPES.contains(&kind.as_str()) && state_key.is_empty();
+            if !is_inviter && !is_of_the_room {
                 return Err(format!("{kind} with {state_key:?} is shown"));
             }
             let stripped = match entry {
