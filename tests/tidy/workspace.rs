@@ -16,7 +16,7 @@ const ENGINES_HANG_OFF: &str = "storage";
 
 /// Crates beside the line: they ship nothing, and may name every crate of it. Each is named by those after it, and by the
 /// program's own tests.
-const BESIDE: [&str; 2] = ["tests/scenery", "tests/prove"];
+const BESIDE: [&str; 3] = ["tests/scenery", "tests/prove", "tests/bench"];
 
 /// What lies beside the sources at the top. Dot-files may too.
 const TOP_LEVEL: [&str; 9] =

@@ -105,7 +105,7 @@ pub fn to_json(all: &[Figures]) -> Value {
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 const MARGIN: f64 = 56.0;
-const COLOURS: [&str; 6] = ["#1b6ca8", "#c8553d", "#3d8b5a", "#8a5aa8", "#b8860b", "#555555"];
+const INKS: [&str; 6] = ["#1b6ca8", "#c8553d", "#3d8b5a", "#8a5aa8", "#b8860b", "#555555"];
 
 /// Of 100,000: the points of a curve, closer together towards the last answers.
 fn parts() -> impl Iterator<Item = usize> {
@@ -141,19 +141,16 @@ pub fn plot(all: &[Figures]) -> String {
         line(format!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", left - 6.0, y + 4.0));
         time *= 10.0;
     }
-    for (number, (figures, colour)) in all.iter().zip(COLOURS.iter().cycle()).enumerate() {
+    for (number, (figures, ink)) in all.iter().zip(INKS.iter().cycle()).enumerate() {
         let points: Vec<String> = parts()
             .map(|part| {
                 let nines = -(1.0 - float(part) / 100_000.0).log10();
                 format!("{:.1},{:.1}", x(nines), y(us(figures.run.percentile(part))))
             })
             .collect();
-        line(format!(
-            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>",
-            points.join(" ")
-        ));
+        line(format!("<polyline fill=\"none\" stroke=\"{ink}\" stroke-width=\"2\" points=\"{}\"/>", points.join(" ")));
         let top = MARGIN + 16.0 * float(number);
-        line(format!("<text x=\"{}\" y=\"{top}\" fill=\"{colour}\">{}</text>", MARGIN + 12.0, figures.name));
+        line(format!("<text x=\"{}\" y=\"{top}\" fill=\"{ink}\">{}</text>", MARGIN + 12.0, figures.name));
     }
     svg.push_str("</svg>\n");
     svg
