@@ -20,7 +20,7 @@ use vestibule_protocol::{
     room_version::RoomVersion,
     state::{StateChange, StateMap, StateVersion},
 };
-use vestibule_storage::room::{MembershipRow, PendingKnock};
+use vestibule_storage::room::{MembershipRow, OutOfBand, PendingKnock};
 
 use super::{
     Lookups, Need, Room, RoomChange, RoomMessage, Turn,
@@ -229,6 +229,11 @@ impl Room {
             self.take_over_knock(&user_id, &membership, event.as_deref(), now, change);
             let is_local = user_id.server_name() == self.context.identity.server_name();
             let Some(event) = event.filter(|_| is_local && Some(user_id.as_str()) != joining) else { continue };
+            // The answer may be old. What a knock or an invite stands upon does not end it.
+            let is_newer = |standing: &OutOfBand| standing.event.cites_as_auth(event.event_id());
+            if self.out_of_band.get(&user_id).is_some_and(is_newer) {
+                continue;
+            }
             self.end_out_of_band(&user_id, change);
             if membership == MembershipState::Join {
                 self.end_join(&user_id, change);

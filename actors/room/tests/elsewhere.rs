@@ -37,6 +37,14 @@ pub(super) const BEN: &str = "@ben:peer.test";
 
 /// Bob's server joins a room of ours, through all of the handshake; what it then has.
 pub(super) async fn join(resident: &World, peer: &World, room: &TestRoom, user_id: &str) -> Arc<Pdu> {
+    let answer = admitted(resident, peer, room, user_id).await;
+    let join = answer.join.clone();
+    peer.rooms.import_join(&room.room_id, &room.version, answer).await.unwrap();
+    join
+}
+
+/// The same as far as the answer of the server that let the user in.
+pub(super) async fn admitted(resident: &World, peer: &World, room: &TestRoom, user_id: &str) -> JoinAnswer {
     let request = PrepareJoin {
         user_id: user(user_id),
         origin: peer.server_name().to_owned(),
@@ -57,9 +65,7 @@ pub(super) async fn join(resident: &World, peer: &World, room: &TestRoom, user_i
             auth_chain.push(event);
         }
     }
-    let answer = JoinAnswer { join: admitted.event.clone(), state, auth_chain };
-    peer.rooms.import_join(&room.room_id, &room.version, answer).await.unwrap();
-    admitted.event
+    JoinAnswer { join: admitted.event, state, auth_chain }
 }
 
 fn stored(world: &World, room: &TestRoom, event_id: &OwnedEventId) -> Arc<Pdu> {

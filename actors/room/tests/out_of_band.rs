@@ -13,7 +13,7 @@ use vestibule_protocol::{
     fixture::{ALICE, BOB, CAROL, EPOCH, canonical, identity, public_keys, user},
     membership::{
         InviteRefusal, KnockElsewhereRefusal, MembershipRefusal, ReceiveRefusal,
-        change::MembershipChange::{Ban, Invite, Kick},
+        change::MembershipChange::{Ban, Invite, Kick, Leave},
         handshake::{HandshakeKind, member_content},
         invite::{CosignedInvite, Invitation, InviteShape},
         template::{TemplateRequest, read_template},
@@ -26,6 +26,7 @@ use vestibule_storage::{
     room::{DecisionAction, OutOfBand, Progress, UserMembership},
 };
 
+use super::elsewhere::{BEN, admitted};
 use crate::{
     AskError, BeginKnock, HandOnLeave, KnockOutcome, LeaveOutOfBand, ReceiveAnswer, ReceiveInvite, SettleKnock,
     SettleLeave, Settled,
@@ -414,6 +415,27 @@ async fn an_invite_and_a_leave_of_which_neither_cites_the_other_end_as_in_the_ro
             assert_eq!(this.bob_is(), Some(stands), "{invite_comes_first}, {invite_is_later}");
         }
     }
+}
+
+/// Found by `cargo xtask prove sim --seed 57`: the knock stood in the room, and its own server said that Bob had left.
+#[actix::test]
+async fn room_that_comes_as_it_was_before_a_knock_does_not_end_the_knock() {
+    let this = Knocking::new().await;
+    // Bob was in the room's state before.
+    this.resident.knock(&this.room, BOB).await;
+    this.resident.leave(&this.room, BOB).await;
+    this.resident.change(&this.room, ALICE, Invite, BEN).await.unwrap();
+    let late = admitted(&this.resident, &this.peer, &this.room, BEN).await;
+    let knock = this.signed("please").await;
+    this.begin(&knock).await.unwrap();
+    assert_eq!(this.send(&knock).await, Settled::Knocking);
+    this.peer.rooms.import_join(&this.room.room_id, &this.room.version, late).await.unwrap();
+    assert_eq!(this.bob_is(), Some(MembershipState::Knock));
+    // When Ben has gone again, the denial comes to whoever waits outside.
+    this.peer.change(&this.room, BEN, Leave, BEN).await.unwrap();
+    let denial = this.resident.change(&this.room, ALICE, Kick, BOB).await.unwrap();
+    this.receive_answer(&denial, RESIDENT).await.unwrap();
+    assert_eq!(this.bob_is(), Some(MembershipState::Leave));
 }
 
 #[actix::test]
