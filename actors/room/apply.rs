@@ -28,12 +28,11 @@ use vestibule_storage::{
     },
 };
 
-use super::memory::{Coming, Room};
+use super::{
+    memory::{Coming, Room},
+    receive_invite::VIA_OTHERS_MAX,
+};
 use crate::gauges::KnockEvent;
-
-/// Servers that are noted as being in a room when the last of ours has left it. Ours: who took part in what the room shows
-/// of itself is known besides.
-const VIA_MAX: usize = 20;
 
 /// What a turn changed, before it is a commit.
 #[derive(Debug, Default)]
@@ -300,7 +299,7 @@ impl Room {
                 if self.has_joined_users_of(&inviting) {
                     via.insert(0, inviting);
                 }
-                via.truncate(VIA_MAX);
+                via.truncate(VIA_OTHERS_MAX + 1);
                 let outside = OutOfBand {
                     room_version: self.version().id().clone(),
                     membership: membership.clone(),

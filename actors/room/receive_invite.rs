@@ -10,9 +10,9 @@ use vestibule_storage::room::{OutOfBand, Progress};
 
 use super::{Lookups, Room, RoomChange, RoomMessage, Turn};
 
-/// Servers remembered beside the one that sent the invite: as many as are asked in one flow. Source: DESIGN section 5,
+/// Servers remembered beside the one that is asked first: as many as are asked in one flow. Source: DESIGN section 5,
 /// SECURITY T11.
-const VIA_OTHERS_MAX: usize = 5;
+pub(super) const VIA_OTHERS_MAX: usize = 5;
 
 /// An invite that passed every check.
 #[derive(Clone, Debug)]
