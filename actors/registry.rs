@@ -46,7 +46,7 @@ use crate::{
     typing::Typing,
 };
 
-/// Two failed loads within this time put a room into quarantine. DESIGN 3.5.
+/// Two failed loads within this time put a room into quarantine, unless storage could not be read at all. DESIGN 3.5.
 const LOAD_FAILURES_WITHIN: Duration = Duration::from_mins(1);
 
 /// How long a room stays in quarantine before it is tried again. Ours.
@@ -56,7 +56,7 @@ const QUARANTINE: Duration = Duration::from_mins(10);
 /// policy server signed may have another place by then.
 const ENTRIES_MAX: u32 = 4;
 
-/// Actors looked at to find an idle one when there are too many. Ours: constant work for each start.
+/// Actors looked at to find one that may go when there are too many. Ours: constant work for each start.
 const PASSIVATION_LOOKS_MAX: usize = 8;
 
 /// What the rooms are given.

@@ -29,8 +29,8 @@ use vestibule_storage::{
 };
 
 use super::{
+    hand_on_leave::LEAVE_SERVERS_MAX,
     memory::{Coming, Room},
-    receive_invite::VIA_OTHERS_MAX,
 };
 use crate::gauges::KnockEvent;
 
@@ -299,7 +299,7 @@ impl Room {
                 if self.has_joined_users_of(&inviting) {
                     via.insert(0, inviting);
                 }
-                via.truncate(VIA_OTHERS_MAX + 1);
+                via.truncate(LEAVE_SERVERS_MAX);
                 let outside = OutOfBand {
                     room_version: self.version().id().clone(),
                     membership: membership.clone(),

@@ -8,11 +8,7 @@ use vestibule_protocol::{
 };
 use vestibule_storage::room::{OutOfBand, Progress};
 
-use super::{Lookups, Room, RoomChange, RoomMessage, Turn};
-
-/// Servers remembered beside the one that is asked first: as many as are asked in one flow. Source: DESIGN section 5,
-/// SECURITY T11.
-pub(super) const VIA_OTHERS_MAX: usize = 5;
+use super::{Lookups, Room, RoomChange, RoomMessage, Turn, hand_on_leave::LEAVE_SERVERS_MAX};
 
 /// An invite that passed every check.
 #[derive(Clone, Debug)]
@@ -61,7 +57,7 @@ impl RoomMessage for ReceiveInvite {
         }
         let mut via = vec![self.invite.origin().to_owned()];
         let asked = standing.into_iter().flat_map(|standing| &standing.via);
-        via.extend(asked.filter(|server| *server != self.invite.origin()).take(VIA_OTHERS_MAX).cloned());
+        via.extend(asked.filter(|server| *server != self.invite.origin()).take(LEAVE_SERVERS_MAX).cloned());
         let out_of_band = OutOfBand {
             room_version: self.room_version.clone(),
             membership: MembershipState::Invite,

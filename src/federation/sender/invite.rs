@@ -154,7 +154,7 @@ async fn end_of(
         if end.sender() == target {
             return Ok(None);
         }
-        if end.auth_events().contains(&row.event_id) {
+        if end.cites_as_auth(&row.event_id) {
             return Ok(Some(end));
         }
         let cited = inner.parts.stores.rooms.events(&row.room_id, end.auth_events()).await?;

@@ -43,7 +43,7 @@ pub struct Plant {
 pub enum Scale {
     /// What the figures speak of.
     Full,
-    /// One fifth.
+    /// At least one fifth.
     Quick,
     /// Enough to find a planted fault.
     Planted,

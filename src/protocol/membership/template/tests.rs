@@ -156,7 +156,6 @@ fn a_place_that_is_none_is_thrown_away() {
         ("prev_events", json!(["$one", "$one"]), false),
         ("prev_events", json!([format!("${}", "a".repeat(254))]), true),
         ("prev_events", json!([format!("${}", "a".repeat(255))]), false),
-        ("auth_events", json!([format!("${}", "a".repeat(255))]), false),
         ("prev_events", ids(PREV_EVENTS_MAX), true),
         ("prev_events", ids(PREV_EVENTS_MAX + 1), false),
         ("depth", Value::Null, false),

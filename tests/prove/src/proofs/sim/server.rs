@@ -1,5 +1,5 @@
 //! A server of the simulation: the production rooms, federation, sender and HTTP floor, on the simulated disk, network and clock.
-//! May not: leave a part of the program out that decides something, or survive its crash.
+//! May not: survive its crash. Left out are rates, policy servers and the expiry of knocks, which other tests have.
 
 use std::{
     collections::BTreeMap,
