@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, panic::AssertUnwindSafe, rc::Rc};
 
 use actix_web::{
-    Error, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
+    Error, HttpMessage as _, HttpResponse, ResponseError as _,
     body::{BodySize, BoxBody, EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     error::InternalError,
@@ -95,11 +95,9 @@ async fn pass_on<B: MessageBody + 'static>(
     Ok(response)
 }
 
-/// What no route matches: a path that has other methods, or no path at all.
-pub async fn unmatched(request: HttpRequest) -> HttpResponse {
-    let path_exists = request.resource_map().has_resource(request.match_info().as_str());
-    let error = if path_exists { MatrixError::unrecognized_method() } else { MatrixError::unrecognized_path() };
-    error.error_response()
+/// What no route matches. A path that has other methods is its resource's own to answer.
+pub async fn unmatched() -> HttpResponse {
+    MatrixError::unrecognized_path().error_response()
 }
 
 fn count_if_limited(app: &App, status: StatusCode) {
