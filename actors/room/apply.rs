@@ -288,8 +288,12 @@ impl Room {
         let us = self.context.identity.server_name().to_owned();
         let stripped: Vec<String> = self.shown().stripped.iter().map(|event| event.get().to_owned()).collect();
         for membership in [MembershipState::Knock, MembershipState::Invite] {
-            let waiting =
-                self.state().users_with(&membership).into_iter().filter(|user_id| user_id.server_name() == us);
+            // What stands beside the room's own word is newer.
+            let waiting = self
+                .state()
+                .users_with(&membership)
+                .into_iter()
+                .filter(|user_id| user_id.server_name() == us && !self.out_of_band.contains_key(user_id));
             let waiting: Vec<_> =
                 waiting.filter_map(|user_id| Some((self.state().member(&user_id)?.clone(), user_id))).collect();
             for (event, user_id) in waiting {

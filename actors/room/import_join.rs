@@ -143,7 +143,7 @@ impl RoomMessage for ImportJoin {
     const OUT_OF_BAND: bool = true;
 
     fn turn(&self, room: &mut Room, lookups: &Lookups) -> Turn<Self> {
-        let JudgedJoin { version, join, before, outliers } = &self.judged;
+        let JudgedJoin { version, join, before: _, outliers } = &self.judged;
         let is_of_another_version = room.residency() == Residency::Stored && room.version() != version;
         if join.room_id() != room.room_id() || is_of_another_version {
             return Turn::Refuse(ImportRefusal::OtherRoom, Box::default());
@@ -163,10 +163,8 @@ impl RoomMessage for ImportJoin {
             }
         }
         // What was shown when we were in the room before keeps its place.
-        let has_place =
-            |event: &&Arc<Pdu>| lookups.event(event.event_id()).is_some_and(|stored| stored.order.is_some());
-        let outliers: Vec<Arc<Pdu>> = outliers.iter().filter(|event| !has_place(event)).cloned().collect();
-        match room.import(version, join, before, &outliers) {
+        let has_place = |event: &Pdu| lookups.event(event.event_id()).is_some_and(|stored| stored.order.is_some());
+        match room.import(&self.judged, has_place) {
             Some(change) => Turn::Commit(Box::new(change), ()),
             None => Turn::Refuse(ImportRefusal::NoCreateEvent, Box::default()),
         }
@@ -174,13 +172,8 @@ impl RoomMessage for ImportJoin {
 }
 
 impl Room {
-    fn import(
-        &mut self,
-        version: &RoomVersion,
-        join: &Arc<Pdu>,
-        before: &StateNode,
-        outliers: &[Arc<Pdu>],
-    ) -> Option<RoomChange> {
+    fn import(&mut self, judged: &JudgedJoin, has_place: impl Fn(&Pdu) -> bool) -> Option<RoomChange> {
+        let JudgedJoin { version, join, before, outliers } = judged;
         let mut change = RoomChange::default();
         let old_state = self.state().clone();
         for event_id in self.graph.extremity_ids() {
@@ -200,10 +193,10 @@ impl Room {
         let next_arrival = self.graph.next_arrival();
         let graph = RoomGraph::resume(version, self.graph.seed(), node.clone(), Vec::new(), next_version, next_arrival);
         self.replace_graph(graph);
-        for event in outliers {
+        for event in outliers.iter().filter(|event| !has_place(event)) {
             self.keep_outlier(event.clone(), &mut change);
         }
-        self.take_over_memberships(&old_state, join.state_key(), &mut change);
+        self.take_over_memberships(&old_state, judged, &mut change);
         // The room has no forward extremities yet, so nothing must be resolved.
         let CurrentAfter::Known(placement) = self.graph.place(join, &node) else { return None };
         self.counts = super::apply::count_members(self.state());
@@ -217,7 +210,9 @@ impl Room {
     }
 
     /// What the state says of local users and of knocks, where it is not what we had.
-    fn take_over_memberships(&mut self, old: &StateMap, joining: Option<&str>, change: &mut RoomChange) {
+    fn take_over_memberships(&mut self, old: &StateMap, judged: &JudgedJoin, change: &mut RoomChange) {
+        let joining = judged.join.state_key();
+        let brought: BTreeSet<&EventId> = judged.outliers.iter().map(|event| event.event_id()).collect();
         let differing: Vec<StateChange> = old.changes_to(self.state());
         let now = self.now();
         for StateChange { key, event } in differing {
@@ -229,8 +224,13 @@ impl Room {
             self.take_over_knock(&user_id, &membership, event.as_deref(), now, change);
             let is_local = user_id.server_name() == self.context.identity.server_name();
             let Some(event) = event.filter(|_| is_local && Some(user_id.as_str()) != joining) else { continue };
-            // The answer may be old. What a knock or an invite stands upon does not end it.
-            let is_newer = |standing: &OutOfBand| standing.event.cites_as_auth(event.event_id());
+            // The answer may be old. What a knock or an invite stands upon does not end it; nor does an answer without that,
+            // for whatever ends a knock brings the knock, and all that it stands upon, as what authorizes it.
+            let is_newer = |standing: &OutOfBand| {
+                let stands_upon = standing.event.auth_events();
+                standing.event.cites_as_auth(event.event_id())
+                    || stands_upon.iter().any(|cited| !brought.contains(&**cited))
+            };
             if self.out_of_band.get(&user_id).is_some_and(is_newer) {
                 continue;
             }
