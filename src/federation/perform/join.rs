@@ -168,7 +168,7 @@ impl Federation {
         let outcome = self.join_through_any(&candidates, &wanted, &mut sending).await;
         if outcome.is_err()
             && let Some(version) = &sending.begun
-            && (sending.is_unsure || !self.end_join(&wanted.user_id, &wanted.room_id, version).await)
+            && (sending.is_unsure || self.end_join(&wanted.user_id, &wanted.room_id, version).await.is_err())
         {
             self.go_on((wanted.user_id, wanted.room_id, Flow::Join), attempt.saturating_add(1));
         }
@@ -217,10 +217,8 @@ impl Federation {
         let account = account.map_err(|error| PerformError::Storage(error.into()))?;
         if attempt > AGAIN_MAX || account.is_some_and(|account| account.is_deactivated) {
             log::warn!(room_id:%, user_id:%; "join given up: nobody said whether it was taken, or its user is gone");
-            if let Some(version) = RoomVersion::lookup(&join.room_version) {
-                self.end_join(user_id, room_id, &version).await;
-            }
-            return Ok(());
+            let Some(version) = RoomVersion::lookup(&join.room_version) else { return Ok(()) };
+            return self.end_join(user_id, room_id, &version).await;
         }
         let content = join.event.content_object().unwrap_or_default();
         let wanted =
@@ -228,14 +226,14 @@ impl Federation {
         self.perform_join(wanted, attempt).await
     }
 
-    /// Notes that nothing comes of a join that was begun. Whether that is durable.
-    async fn end_join(&self, user_id: &UserId, room_id: &RoomId, version: &RoomVersion) -> bool {
+    /// Notes that nothing comes of a join that was begun. Durable when it returns.
+    async fn end_join(&self, user_id: &UserId, room_id: &RoomId, version: &RoomVersion) -> Result<(), PerformError> {
         let message = EndJoin { user_id: user_id.to_owned() };
         let ended = self.inner.rooms.ask_out_of_band(room_id, version, message).await;
-        if let Err(error) = &ended {
+        ended.map(drop).map_err(|error| {
             log::warn!(room_id:%, user_id:%, error:%; "end of a join not noted");
-        }
-        ended.is_ok()
+            PerformError::of_room(error, |never| match never {})
+        })
     }
 
     /// Writes the join down before the first server gets it.

@@ -14,7 +14,11 @@ use vestibule_protocol::{
     membership::handshake::member_content, membership::template::Template, pdu::event_builder::EventDraft,
     room_version::RoomVersion, state::stripped::read_stripped,
 };
-use vestibule_storage::room::{OutOfBand, Progress};
+use vestibule_storage::{
+    commit::CommitError,
+    error::StorageError,
+    room::{OutOfBand, Progress},
+};
 
 use super::{
     Federation, PerformError,
@@ -103,7 +107,11 @@ impl Federation {
         let begin = BeginKnock { user_id: user_id.clone(), out_of_band: intent.clone() };
         let begun = self.inner.rooms.ask_out_of_band(&room_id, &version, begin).await;
         if let Err(error) = begun {
-            if matches!(error, AskError::Storage(_) | AskError::Failed) {
+            let is_unsure = matches!(
+                error,
+                AskError::Failed | AskError::Storage(CommitError::Storage(StorageError::OutcomeUnknown { .. }))
+            );
+            if is_unsure {
                 // It may be written down all the same, and then nobody else would go on with it.
                 self.go_on((user_id, room_id, Flow::Knock), 1);
             }
@@ -260,12 +268,7 @@ impl Federation {
         let Some(knock) = standing.filter(is_intent) else { return Ok(()) };
         if attempt > AGAIN_MAX {
             log::warn!(room_id:%, user_id:%; "knock given up: nobody said whether it was taken");
-            let given_up = self.give_up(user_id, room_id, &knock).await;
-            if given_up.is_err() {
-                // Storage fails; until it does not, the user is told nothing.
-                self.go_on((user_id.to_owned(), room_id.to_owned(), Flow::Knock), attempt);
-            }
-            return given_up;
+            return self.give_up(user_id, room_id, &knock).await;
         }
         let deadline = Instant::now() + CANDIDATES_DEADLINE;
         self.finish_knock(user_id, room_id, &knock, &knock.via, deadline, Some(attempt)).await

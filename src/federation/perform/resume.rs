@@ -75,9 +75,9 @@ impl Federation {
             };
             if let Err(error) = flights.run(key.clone(), again).await {
                 log::debug!(flow:?, attempt, error:%; "what was interrupted did not get through");
-                // Our store could not say what there is to be done.
-                if matches!(error, PerformError::Storage(_)) && attempt <= AGAIN_MAX {
-                    federation.go_on(key, attempt.saturating_add(1));
+                // We ourselves could not say or note what there is to be done; a last attempt stays the last one.
+                if matches!(error, PerformError::Storage(_) | PerformError::Overloaded | PerformError::Failed) {
+                    federation.go_on(key, attempt.saturating_add(1).min(AGAIN_MAX.saturating_add(1)));
                 }
             }
         });

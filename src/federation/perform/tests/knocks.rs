@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::advance;
 use vestibule_actors::{
     MembershipChange,
-    testing::{RESIDENT, server, settle, until},
+    testing::{RESIDENT, read, server, settle, until},
 };
 use vestibule_protocol::fixture::{ALICE, user};
 use vestibule_storage::{memory::Failure, room::Progress};
@@ -19,8 +19,8 @@ use vestibule_storage::{memory::Failure, room::Progress};
 use super::resident::{ANNA, OTHER, Resident, Us, ok, reason, refusal, refusal_of};
 use crate::{
     egress::EgressError,
-    perform::{KnockElsewhere, PerformError},
-    testing::{Peers, on_paused_time},
+    perform::{JoinElsewhere, KnockElsewhere, PerformError},
+    testing::{Peers, Sent, on_paused_time},
 };
 
 fn knock_via(room_id: OwnedRoomId, via: &[&str]) -> KnockElsewhere {
@@ -383,6 +383,60 @@ fn a_store_that_cannot_be_read_when_a_knock_is_to_be_sent_again_only_puts_it_off
             us.out_of_band(&resident.room_id()).is_some_and(|knock| knock.progress == Progress::Settled)
         })
         .await;
+    });
+}
+
+#[test]
+fn what_is_to_be_given_up_while_the_store_fails_is_given_up_once_it_works() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "public").await;
+        let room_id = resident.room_id();
+        let knockable = Resident::new(RoomVersionId::V11, "knock").await;
+        // Nobody answers what is sent, so nobody knows whether it was taken.
+        let silent = |resident: &Resident| {
+            let honest = resident.answering();
+            Peers::slow(move |sent: &Sent| {
+                let (answer, is_lost) = (honest(sent), sent.target.contains("send_"));
+                Box::pin(async move { if is_lost { Err(EgressError::Timeout) } else { answer.await } })
+            })
+        };
+        let us = Us::new(silent(&knockable), knockable.clock());
+        us.federation.knock(knock_via(knockable.room_id(), &[RESIDENT])).await.unwrap_err();
+        let us_too = Us::new(silent(&resident), resident.clock());
+        let join = JoinElsewhere {
+            user_id: user(ANNA),
+            room_id: room_id.clone(),
+            via: vec![server(RESIDENT)],
+            content: reason("hello"),
+        };
+        us_too.federation.join(join).await.unwrap_err();
+        let is_asking = || us.out_of_band(&knockable.room_id()).is_some();
+        let is_joining = || read(us_too.storage.stores().rooms.joining_of(&user(ANNA), &room_id)).is_some();
+        assert!(is_asking() && is_joining());
+        for attempt in 1..=8_u32 {
+            advance(Duration::from_secs(60 * 2_u64.pow(attempt - 1) + 1)).await;
+            let sent = usize::try_from(attempt + 1).unwrap();
+            until("both are asked for again", || {
+                us.sent("send_knock").len() == sent && us_too.sent("make_join").len() == sent
+            })
+            .await;
+            settle().await;
+        }
+        for storage in [&us.storage, &us_too.storage] {
+            storage.fail_from(1, Failure::NotWritten);
+        }
+        // The last attempt, and two more of the same length.
+        for _ in 0..3 {
+            advance(Duration::from_secs(60 * 2_u64.pow(8) + 1)).await;
+            settle().await;
+            assert!(is_asking() && is_joining());
+        }
+        for storage in [&us.storage, &us_too.storage] {
+            storage.mend();
+        }
+        advance(Duration::from_secs(60 * 2_u64.pow(8) + 1)).await;
+        until("both are given up", || !is_asking() && !is_joining()).await;
+        assert_eq!((us.sent("send_knock").len(), us_too.sent("make_join").len()), (9, 9));
     });
 }
 
