@@ -29,8 +29,8 @@ pub const CONNECTIONS_BY_ADDRESS_MAX: usize = 64;
 /// From one answer to the end of the next request's head, in which the connection may be idle for [`crate::KEEP_ALIVE`]. Ours.
 pub const NEXT_HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Within this time a reader takes [`READ_BYTES_MIN`], or all there is. Ours: twice, with the
-/// longest hold before an answer, it is still the 25 s of goal G14.
+/// Within this time a reader takes [`READ_BYTES_MIN`], or all there is. Ours: twice, with one hold of
+/// [`crate::rate_limit::HOLD_MAX`] before the answer, it is still the 25 s of goal G14.
 pub const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// See [`READ_DEADLINE`]. Ours: 3 KiB a second is less than any line over which servers talk.

@@ -10,13 +10,14 @@ use std::{
 };
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use vestibule_actors::limits::{Buckets, Rate, RetryAfter};
 use vestibule_protocol::clock::Clock;
 
 use crate::{error::MatrixError, extract::ClientAddress};
 
-/// How long another server's request over a rate is held before it gets 429. Source: DESIGN 3.12.
+/// How long another server's request that meets a limit is held before it gets 429. What meets several limits, one after the
+/// other, is held for each. Source: DESIGN 3.12.
 pub const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// Requests held at once. Source: DESIGN 3.12.
@@ -205,7 +206,8 @@ impl Limits {
     /// # Errors
     /// 429 when none comes free within [`HOLD_MAX`].
     pub async fn hold_large_body(&self) -> Result<LargeBody, MatrixError> {
-        Ok(LargeBody { _place: places(&self.large_bodies, 1).await? })
+        let place = self.large_bodies.clone().acquire_owned();
+        Ok(LargeBody { _place: within_hold(place).await? })
     }
 
     /// Waits for the memory that a body takes once it is parsed. `None`: so little that it is not counted.
@@ -218,7 +220,8 @@ impl Limits {
         }
         let within_cap = u32::try_from(bytes).ok().filter(|_| bytes <= PARSED_BODIES_BYTES_MAX);
         let bytes = within_cap.ok_or_else(|| MatrixError::too_large("the body holds too many values"))?;
-        Ok(Some(ParsedBody { _places: Arc::new(places(&self.parsed_bodies, bytes).await?) }))
+        let places = self.parsed_bodies.clone().acquire_many_owned(bytes);
+        Ok(Some(ParsedBody { _places: Arc::new(within_hold(places).await?) }))
     }
 
     /// Waits for a place for an answer that may be large.
@@ -235,9 +238,12 @@ impl Limits {
             let fresh = || Arc::new(Semaphore::new(WHOLE_ANSWERS_BY_ORIGIN_MAX));
             origins.entry(origin.to_owned()).or_insert_with(fresh).clone()
         };
-        // In this order: who waits for itself takes no place of the others.
-        let of_origin = places(&of_origin, 1).await?;
-        Ok(WholeAnswer { _of_origin: of_origin, _of_all: places(&self.whole_answers_of_all, 1).await? })
+        within_hold(async {
+            // In this order: who waits for itself takes no place of the others.
+            let of_origin = of_origin.acquire_owned().await?;
+            Ok(WholeAnswer { _of_origin: of_origin, _of_all: self.whole_answers_of_all.clone().acquire_owned().await? })
+        })
+        .await
     }
 
     async fn hold_for(
@@ -287,8 +293,8 @@ impl Limits {
     }
 }
 
-async fn places(among: &Arc<Semaphore>, count: u32) -> Result<OwnedSemaphorePermit, MatrixError> {
-    match tokio::time::timeout(HOLD_MAX, among.clone().acquire_many_owned(count)).await {
+async fn within_hold<T>(places: impl Future<Output = Result<T, AcquireError>>) -> Result<T, MatrixError> {
+    match tokio::time::timeout(HOLD_MAX, places).await {
         Ok(Ok(places)) => Ok(places),
         Ok(Err(_)) | Err(_) => Err(MatrixError::limit_exceeded(HOLD_MAX)),
     }
@@ -382,6 +388,32 @@ mod tests {
         assert_eq!(limits.hold_whole_answer(&last).await.unwrap_err(), MatrixError::limit_exceeded(HOLD_MAX));
         taken.pop();
         limits.hold_whole_answer(&last).await.unwrap();
+    }
+
+    #[actix_web::test]
+    async fn who_waits_for_its_own_answers_and_then_for_those_of_all_waits_once() {
+        tokio::time::pause();
+        let limits = Limits::new(rates(false));
+        let mut of_others = Vec::new();
+        for number in 0..WHOLE_ANSWERS_MAX - WHOLE_ANSWERS_BY_ORIGIN_MAX {
+            let origin = ServerName::parse(format!("p{number}.test")).unwrap();
+            of_others.push(limits.hold_whole_answer(&origin).await.unwrap());
+        }
+        let slow = ServerName::parse("slow.test").unwrap();
+        let mut own = Vec::new();
+        for _ in 0..WHOLE_ANSWERS_BY_ORIGIN_MAX {
+            own.push(limits.hold_whole_answer(&slow).await.unwrap());
+        }
+        let begun = tokio::time::Instant::now();
+        let waits = limits.hold_whole_answer(&slow);
+        let another_is_faster = async {
+            tokio::time::sleep(HOLD_MAX - Duration::from_secs(1)).await;
+            own.pop();
+            limits.whole_answers_of_all.clone().try_acquire_owned().unwrap()
+        };
+        let (outcome, _place) = tokio::join!(waits, another_is_faster);
+        assert_eq!(outcome.unwrap_err(), MatrixError::limit_exceeded(HOLD_MAX));
+        assert_eq!(begun.elapsed().as_secs(), HOLD_MAX.as_secs());
     }
 
     #[actix_web::test]
