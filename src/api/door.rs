@@ -57,12 +57,17 @@ async fn pass_on<B: MessageBody + 'static>(
     };
     app.vitals.count_request();
     let area = Area::of(request.match_info().unprocessed()).filter(|area| is_served_here(&request, *area));
-    let is_open_to_browsers = area.is_some_and(Area::is_open_to_browsers);
-    let early_answer = match area {
-        None => Some(MatrixError::unrecognized_path().error_response()),
-        Some(_) if is_open_to_browsers && request.method() == Method::OPTIONS => Some(HttpResponse::Ok().finish()),
-        Some(_) if pace.is_some_and(|pace| !pace.is_within_cap()) => Some(too_many_connections()),
-        Some(_) => None,
+    let Some(area) = area else {
+        let answer = MatrixError::unrecognized_path().error_response();
+        return Ok(request.into_response(answer).map_into_right_body());
+    };
+    let is_open_to_browsers = area.is_open_to_browsers();
+    let early_answer = if is_open_to_browsers && request.method() == Method::OPTIONS {
+        Some(HttpResponse::Ok().finish())
+    } else if pace.is_some_and(|pace| !pace.is_within_cap()) {
+        Some(too_many_connections())
+    } else {
+        None
     };
     if let Some(mut response) = early_answer {
         count_if_limited(&app, response.status());
@@ -73,9 +78,7 @@ async fn pass_on<B: MessageBody + 'static>(
     }
     let origin = ProvenOrigin::default();
     request.extensions_mut().insert(origin.clone());
-    if let Some(area) = area {
-        request.extensions_mut().insert(area);
-    }
+    request.extensions_mut().insert(area);
     let handled = AssertUnwindSafe(async { next.call(request).await }).catch_unwind().await;
     let mut response = match handled {
         Ok(Ok(response)) => with_matrix_body(response),

@@ -264,3 +264,30 @@ async fn one_address_has_64_connections() {
     // One address cannot take all places for held requests.
     const { assert!(HELD_MAX > CONNECTIONS_BY_ADDRESS_MAX) };
 }
+
+#[actix_web::test]
+async fn an_address_with_twice_as_many_connections_is_not_heard_unless_it_is_a_trusted_proxy() {
+    for (is_limited, trusted, first_line) in
+        [(true, None, ""), (true, Some("127.0.0.0/8"), "HTTP/1.1 200 OK"), (false, None, "HTTP/1.1 200 OK")]
+    {
+        let world = World::with(rates(is_limited), |settings| {
+            settings.trusted_proxies = trusted.iter().map(|network| network.parse().unwrap()).collect();
+        });
+        let serving = serve(world.app.clone(), &[listening(&[Serves::Admin])], NonZero::<usize>::MIN).unwrap();
+        let address = serving.listeners[0].address;
+        let running = actix_rt::spawn(serving.server);
+        let answer = tokio::task::spawn_blocking(move || {
+            // They are taken in the order in which they come; who says nothing has five seconds.
+            let silent: Vec<TcpStream> =
+                (0..2 * CONNECTIONS_BY_ADDRESS_MAX).map(|_| TcpStream::connect(address).unwrap()).collect();
+            let answer = exchange(address, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            drop(silent);
+            answer
+        })
+        .await
+        .unwrap();
+        assert_eq!(answer.lines().next().unwrap_or_default(), first_line, "{is_limited}, {trusted:?}");
+        serving.handle.stop(false).await;
+        running.await.unwrap().unwrap();
+    }
+}

@@ -1,14 +1,22 @@
 //! Judges the content of state that a client sets, where one that cannot be read would mean something else than was meant.
 //! May not: ask for more than that; content is the clients' own, and the room judges what its rules speak of.
 
-use ruma::{CanonicalJsonObject, events::StateEventType};
+use ruma::{
+    CanonicalJsonObject,
+    events::{StateEventType, room::history_visibility::HistoryVisibility},
+};
 
 use crate::error::MatrixError;
 
 /// Who may read history. Whatever else stands there counts as `shared`, so a slip of the pen would open a room.
 ///
 /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#mroomhistory_visibility>
-const HISTORY_VISIBILITIES: [&str; 4] = ["invited", "joined", "shared", "world_readable"];
+const HISTORY_VISIBILITIES: [HistoryVisibility; 4] = [
+    HistoryVisibility::Invited,
+    HistoryVisibility::Joined,
+    HistoryVisibility::Shared,
+    HistoryVisibility::WorldReadable,
+];
 
 /// Judges content before it becomes an event.
 ///
@@ -19,10 +27,11 @@ pub fn check(kind: &StateEventType, content: &CanonicalJsonObject) -> Result<(),
         return Ok(());
     }
     let visibility = content.get("history_visibility").and_then(|visibility| visibility.as_str());
-    if visibility.is_some_and(|visibility| HISTORY_VISIBILITIES.contains(&visibility)) {
+    if visibility.is_some_and(|visibility| HISTORY_VISIBILITIES.contains(&HistoryVisibility::from(visibility))) {
         return Ok(());
     }
-    Err(MatrixError::bad_json(format!("history_visibility must be one of {}", HISTORY_VISIBILITIES.join(", "))))
+    let known = HISTORY_VISIBILITIES.each_ref().map(HistoryVisibility::as_str).join(", ");
+    Err(MatrixError::bad_json(format!("history_visibility must be one of {known}")))
 }
 
 #[cfg(test)]
