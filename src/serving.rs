@@ -14,7 +14,7 @@ use vestibule_actors::{
 use vestibule_api::{
     App, Listener, Serves, Serving,
     rate_limit::{self, Limits},
-    state::{ApiSettings, HiddenText, OldKey, Randomness, Vitals},
+    state::{ApiSettings, CommitFollowers, HiddenText, OldKey, Randomness, Vitals},
 };
 use vestibule_federation::{
     Federation, FederationParts, FederationSettings, OutboundQueue, Sender,
@@ -28,10 +28,7 @@ use vestibule_federation::{
     sender::{Backoff, SenderParts, SenderSettings},
 };
 use vestibule_protocol::{clock::Clock, membership::knock::KnockPolicy, signing::Identity};
-use vestibule_storage::{
-    commit::{Announcement, CommitListener, Stores},
-    error::StorageError,
-};
+use vestibule_storage::{commit::Stores, error::StorageError};
 
 use crate::{
     Storage,
@@ -106,23 +103,10 @@ fn prepare(mut config: Config) -> Result<(Parts, Storage), Exit> {
     }
     let identity = Arc::new(Identity::new(config.server_name.clone(), key));
     let (notifier, outbound) = (SyncNotifier::default(), OutboundQueue::default());
-    let listeners = Listeners { notifier: notifier.clone(), outbound: outbound.clone() };
-    let storage = open_storage(&config, Arc::new(listeners))?;
+    let followers = CommitFollowers { notifier: notifier.clone(), outbound: outbound.clone() };
+    let storage = open_storage(&config, Arc::new(followers))?;
     let stores = storage.stores.clone();
     Ok((Parts { config, clock, identity, old_keys, admin_token, notifier, outbound, stores }, storage))
-}
-
-/// Those who hear of commits: clients who wait, and the sender to other servers.
-struct Listeners {
-    notifier: SyncNotifier,
-    outbound: OutboundQueue,
-}
-
-impl CommitListener for Listeners {
-    fn committed(&self, announcement: &Announcement) {
-        self.notifier.committed(announcement);
-        self.outbound.committed(announcement);
-    }
 }
 
 /// What a server is made of, before it is one.

@@ -14,12 +14,12 @@ use ipnet::IpNet;
 use ruma::{OwnedServerName, OwnedServerSigningKeyId, RoomVersionId, ServerName};
 use tokio::sync::watch;
 use vestibule_actors::{Rooms, SyncNotifier, Typing};
-use vestibule_federation::{Federation, Sender, denied_servers::DeniedServers, keyring::Keyring};
+use vestibule_federation::{Federation, OutboundQueue, Sender, denied_servers::DeniedServers, keyring::Keyring};
 use vestibule_protocol::{
     clock::{Clock, UnixMillis},
     signing::Identity,
 };
-use vestibule_storage::commit::Stores;
+use vestibule_storage::commit::{Announcement, CommitListener, Stores};
 
 use crate::{
     client_server::{register::nonces::Nonces, rooms_upgrade::Upgrades},
@@ -28,6 +28,21 @@ use crate::{
     rate_limit::Limits,
     server_server::send::transactions::Transactions,
 };
+
+/// Those who hear of commits: clients who wait, and the sender to other servers.
+pub struct CommitFollowers {
+    /// Wakes the clients.
+    pub notifier: SyncNotifier,
+    /// What the sender owes.
+    pub outbound: OutboundQueue,
+}
+
+impl CommitListener for CommitFollowers {
+    fn committed(&self, announcement: &Announcement) {
+        self.notifier.committed(announcement);
+        self.outbound.committed(announcement);
+    }
+}
 
 /// Everything a handler may use. Shared by all workers; handlers take `web::Data<App>`.
 pub struct App {

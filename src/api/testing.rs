@@ -44,7 +44,7 @@ use vestibule_protocol::{
 };
 use vestibule_storage::{
     accounts::{AccountChange, Device, User},
-    commit::{Announcement, Commit, CommitListener},
+    commit::Commit,
     memory::MemoryStorage,
     server_keys::StoredServerKeys,
 };
@@ -55,7 +55,7 @@ use crate::{
     extract::access_token::hash_token,
     listener::Serves,
     rate_limit::{Limits, Rates},
-    state::{ApiSettings, App, HiddenText, Randomness, Vitals},
+    state::{ApiSettings, App, CommitFollowers, HiddenText, Randomness, Vitals},
 };
 
 /// When tests begin.
@@ -87,19 +87,6 @@ struct Zeroes;
 impl Randomness for Zeroes {
     fn fill(&self, bytes: &mut [u8]) {
         bytes.fill(0);
-    }
-}
-
-/// As the program wires it: clients who wait and the sender hear of commits.
-struct Listeners {
-    notifier: SyncNotifier,
-    outbound: OutboundQueue,
-}
-
-impl CommitListener for Listeners {
-    fn committed(&self, announcement: &Announcement) {
-        self.notifier.committed(announcement);
-        self.outbound.committed(announcement);
     }
 }
 
@@ -210,8 +197,8 @@ impl World {
     ) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock::start());
         let (notifier, outbound) = (SyncNotifier::default(), OutboundQueue::default());
-        let listeners = Listeners { notifier: notifier.clone(), outbound: outbound.clone() };
-        let stores = MemoryStorage::with_listener(Arc::new(listeners)).stores();
+        let followers = CommitFollowers { notifier: notifier.clone(), outbound: outbound.clone() };
+        let stores = MemoryStorage::with_listener(Arc::new(followers)).stores();
         let identity = Arc::new(identity("us.test", 1));
         let pool = vestibule_actors::CpuPool::new(1);
         let rooms = Rooms::new(RoomsOptions {
