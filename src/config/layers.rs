@@ -90,7 +90,7 @@ impl Override {
     fn apply(&self, table: &mut Table, as_text: bool) -> Result<(), ConfigError> {
         let value = match self.text.trim().parse::<Value>() {
             Ok(value) if !as_text => value,
-            _ => Value::String(self.text.clone()),
+            _ => Value::String(self.text.trim().to_owned()),
         };
         let refused = |depth: usize, problem: String| {
             let key = dotted(self.path.get(..depth).unwrap_or(&self.path));

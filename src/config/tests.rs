@@ -367,6 +367,9 @@ fn blanks_round_the_equals_sign_make_no_text_of_a_value() {
     let config = load("", &[("VESTIBULE_ACTORS__LIVE_MAX", " 7 ")], &["knock.auto_join_accepted = true "]).unwrap();
     assert!(config.knock.auto_join_accepted);
     assert_eq!(config.actors.live_max, 7);
+    // Nor do they become a part of what is meant as text.
+    let config = load("", &[], &["rooms.default_version = 11 "]).unwrap();
+    assert_eq!(config.rooms.default_version.as_str(), "11");
 }
 
 #[test]

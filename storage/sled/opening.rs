@@ -128,7 +128,7 @@ pub(crate) enum Found {
     Empty { index: Index },
     /// Nothing that can be used.
     Unusable { why: String },
-    /// What is there may be right, and cannot be opened as long as the disk is full.
+    /// What is there may be right, and cannot be opened as long as the disk is full or sled's own lock is held.
     OutOfReach(IndexError),
 }
 
@@ -161,7 +161,7 @@ pub enum IndexReport {
 ///
 /// # Errors
 /// [`OpenError::Damaged`] if the journal or its checkpoint is; [`OpenError::Index`] if sled cannot even be built anew, or if a full
-/// disk keeps it from being opened: then it stays as it is.
+/// disk or its own lock, held, keeps it from being opened: then it stays as it is.
 pub(crate) fn catch_up(
     places: &Places,
     found: Found,
