@@ -10,6 +10,7 @@
 )]
 
 mod authority;
+mod canary;
 pub mod foul;
 mod hosted_room;
 mod http;
@@ -21,6 +22,7 @@ mod wait;
 
 pub use self::{
     authority::client_config,
+    canary::{Canary, DENIED_HOST, disguises},
     http::{Answer, Connection, Http, encoded, request},
     peer::{FakePeer, SignedEvent, Template, now_ms, path_of, send_knock_target},
     server::{LIMITABLE, PASSWORD, TestServer, limit_files, send_signal},

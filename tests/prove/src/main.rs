@@ -4,6 +4,7 @@
 mod crowd;
 mod disk;
 mod engine;
+mod globs;
 mod journal_file;
 mod load;
 mod program;

@@ -126,6 +126,13 @@ impl Outcome {
         self.misses.push(what.into());
     }
 
+    /// With a planted fault only those misses count that are about it: what they say is its sign.
+    pub fn keep_signs(&mut self, settings: &Settings, signs: &[(&'static Plant, &str)]) {
+        if let Some((_, sign)) = signs.iter().find(|(plant, _)| settings.has(plant)) {
+            self.misses.retain(|miss| miss.contains(sign));
+        }
+    }
+
     /// Something else that the closing line shows.
     pub fn count(&mut self, what: &'static str, number: u64) {
         self.count_at_least(what, number, 0);

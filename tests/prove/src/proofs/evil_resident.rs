@@ -10,7 +10,6 @@ mod flows;
 mod signed;
 
 use std::{
-    net::TcpListener,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -20,7 +19,7 @@ use std::{
 };
 
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
-use vestibule_scenery::{FakePeer, User};
+use vestibule_scenery::{Canary, FakePeer, User};
 
 use self::{
     cases::{Case, Comes, Flow},
@@ -107,11 +106,9 @@ fn planted(settings: &Settings) -> (Border, Option<Wrong>, fn(&Run) -> bool) {
 fn all(settings: &Settings, outcome: &mut Outcome) -> Result<(), String> {
     let (border, wanted, is_chosen) = planted(settings);
     // Where redirects lead. It never answers.
-    let canary = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    canary.set_nonblocking(true).map_err(|error| error.to_string())?;
-    let port = canary.local_addr().map_err(|error| error.to_string())?.port();
+    let canary = Canary::on("127.0.0.1");
     let honest = FakePeer::new("honest.test");
-    let mut runs = runs(settings, &honest, port);
+    let mut runs = runs(settings, &honest, canary.port);
     runs.retain(is_chosen);
     if wanted.is_some() {
         runs.truncate(usize::try_from(settings.cases).unwrap_or(usize::MAX));
@@ -151,7 +148,7 @@ fn all(settings: &Settings, outcome: &mut Outcome) -> Result<(), String> {
     if wanted.is_none() {
         hold_after_a_restart(&mut ground, &users, &mut came_to);
     }
-    if canary.accept().is_ok() {
+    if canary.was_visited() {
         outcome.miss("a redirect was followed");
     }
     if ground.server.log().contains("a thread panicked") {

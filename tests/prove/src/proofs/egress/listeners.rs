@@ -75,34 +75,3 @@ fn is_there(stream: &mut TcpStream) -> bool {
         }
     }
 }
-
-/// A listener to whom nobody may come.
-pub struct Canary {
-    pub port: u16,
-    listener: TcpListener,
-}
-
-impl Canary {
-    /// # Errors
-    /// It cannot listen.
-    pub fn at(address: SocketAddr) -> Result<Self, String> {
-        let listener = TcpListener::bind(address).map_err(|error| format!("{address}: {error}"))?;
-        listener.set_nonblocking(true).map_err(|error| error.to_string())?;
-        let port = listener.local_addr().map_err(|error| error.to_string())?.port();
-        Ok(Self { port, listener })
-    }
-
-    /// On every address of this machine.
-    ///
-    /// # Errors
-    /// It cannot listen.
-    pub fn everywhere() -> Result<Self, String> {
-        // One socket for both, where the system has both.
-        Self::at(SocketAddr::from(([0_u16; 8], 0))).or_else(|_| Self::at(SocketAddr::from(([0, 0, 0, 0], 0))))
-    }
-
-    /// Whether somebody came since the last look. Connections wait to be accepted, so that none is missed.
-    pub fn was_visited(&self) -> bool {
-        self.listener.accept().is_ok()
-    }
-}

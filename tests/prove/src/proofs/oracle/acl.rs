@@ -9,6 +9,7 @@ use serde_json::{Value, json, value::to_raw_value};
 use vestibule_protocol::server_acl::ServerAcl;
 
 use crate::{
+    globs,
     proof::{Outcome, Plant, Settings},
     seeds,
 };
@@ -112,21 +113,10 @@ fn allows(content: &Value, host: &str, kind: Host) -> bool {
             entries
                 .iter()
                 .filter_map(Value::as_str)
-                .any(|glob| glob_matches(glob.to_ascii_lowercase().as_bytes(), host.as_bytes()))
+                .any(|glob| globs::matches(glob.to_ascii_lowercase().as_bytes(), host.as_bytes()))
         })
     };
     (addresses_pass || kind == Host::Name) && !is_in("deny") && is_in("allow")
-}
-
-/// `*`: any number of characters, `?`: exactly one; the whole of both.
-fn glob_matches(glob: &[u8], text: &[u8]) -> bool {
-    match (glob, text) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => (0..=text.len()).any(|taken| glob_matches(rest, &text[taken..])),
-        ([b'?', rest @ ..], [_, text @ ..]) => glob_matches(rest, text),
-        ([want, rest @ ..], [is, text @ ..]) => want == is && glob_matches(rest, text),
-        _ => false,
-    }
 }
 
 /// What a matcher that forgets the ends of names makes of a list.

@@ -13,7 +13,10 @@ use super::super::{
     drawing::{Input, change, one_of, write},
     json::{self, Json},
 };
-use crate::proof::{Plant, Settings};
+use crate::{
+    globs,
+    proof::{Plant, Settings},
+};
 
 pub static UNANCHORED: Plant =
     Plant { name: "unanchored-glob", what: "a glob of an ACL matches a part of a name", cases: 10_000 };
@@ -98,24 +101,14 @@ impl Target for Acl {
         if globs("allow").chain(globs("deny")).any(|glob| glob.matches('*').count() > STARS_MAX) {
             return Ok(allowed.into());
         }
-        let is_in = |list: &str| globs(list).any(|glob| matches(glob.to_ascii_lowercase().as_bytes(), host.as_bytes()));
+        let is_in =
+            |list: &str| globs(list).any(|glob| globs::matches(glob.to_ascii_lowercase().as_bytes(), host.as_bytes()));
         let literals_pass = content.get("allow_ip_literals").and_then(Json::bool).unwrap_or(true);
         let expected = (literals_pass || !is_address) && !is_in("deny") && is_in("allow");
         if allowed != expected {
             return Err(format!("{name} is let in: {allowed}, and by the second reading: {expected}"));
         }
         Ok(allowed.into())
-    }
-}
-
-/// `*`: any number of characters, `?`: exactly one; the whole of both.
-fn matches(glob: &[u8], text: &[u8]) -> bool {
-    match (glob, text) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => (0..=text.len()).any(|taken| matches(rest, &text[taken..])),
-        ([b'?', rest @ ..], [_, text @ ..]) => matches(rest, text),
-        ([wanted, rest @ ..], [is, text @ ..]) => wanted == is && matches(rest, text),
-        _ => false,
     }
 }
 

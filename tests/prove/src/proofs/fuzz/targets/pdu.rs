@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use vestibule_protocol::{
     canonical_json::parse_object,
     fixture::{identity, public_keys, version},
-    pdu::checks::{AUTH_EVENTS_MAX, EVENT_BYTES_MAX, FIELD_BYTES_MAX, PREV_EVENTS_MAX, ShapedPdu},
+    pdu::checks::ShapedPdu,
     room_version::RoomVersion,
 };
 
@@ -31,6 +31,18 @@ use crate::proof::{Plant, Settings};
 
 pub static HASH_UNSEEN: Plant =
     Plant { name: "hash-unseen", what: "an event's content hash is not looked at", cases: 5_000 };
+
+/// What the specification allows, told a second time.
+///
+/// Spec: <https://spec.matrix.org/v1.19/client-server-api/#size-limits>
+const EVENT_BYTES_MAX: usize = 65_536;
+const FIELD_BYTES_MAX: usize = 255;
+
+/// The same of the lists that an event cites.
+///
+/// Spec: <https://spec.matrix.org/v1.19/rooms/v12/#event-format>
+const PREV_EVENTS_MAX: usize = 20;
+const AUTH_EVENTS_MAX: usize = 10;
 
 /// Servers whose keys we have.
 const SERVERS: [&str; 3] = ["peer.test", "third.test", "us.test:8448"];
