@@ -46,9 +46,12 @@
 //! | V26 | CVE-2022-36009: who may not speak does | [`transactions`] |
 //! | V27 | CVE-2022-31152: auth events that the rules do not name | [`rules`], [`transactions`] |
 //! | V28 | CVE-2022-39374: rejected events enter the state | [`transactions`]; all forks in `protocol::room_graph` |
+//! | V29 | CVE-2018-12423: a room in which nobody was given power | [`joins`] |
 //! | V30 | CVE-2025-49090: state resets, a second creation | [`joins`], [`rules`], [`transactions`], [`templates`]; the resolution itself in `protocol::state` |
 //! | V31 | Synapse #6501: auth events of another room | [`rules`], [`transactions`] |
+//! | V32 | Synapse 1.15.2, continuwuity aa1281a9e: a state with more than was announced, or less than there is | [`gaps`] |
 //! | V33 | CVE-2024-6302: redactions by who may not | [`transactions`] |
+//! | V34 | tuwunel b4e94544a: a walk that broke off counts as a whole one | [`gaps`] |
 //! | V35 | continuwuity 7b3e3a26b: an auth event without a state key | [`rules`] |
 //! | V36 | RUSTSEC-2025-0065: power levels at the ends of integers | [`rules`] |
 //! | V37 | RUSTSEC-2025-0135: an unknown join rule | [`rules`] |
@@ -62,6 +65,7 @@
 //! | V40 | RUSTSEC-2024-0421: two spellings of one name | [`keys`], `bad/headers` |
 //! | V41 | CVE-2023-45129: an ACL that costs time | [`readers`] |
 //! | V42 | CVE-2022-39335: an event of one room by way of another | [`readers`], `api::reads` |
+//! | V43 | continuwuity 0.5.4: what is not judged yet is shown | [`gaps`] |
 //! | V44 | CVE-2021-39163: news for who has left | [`clients`] |
 //! | V45 | CVE-2023-43796: devices of users of others | [`readers`] |
 //! | V46 | continuwuity b0c1381f0: events for rooms that we left | [`transactions`], [`denials`] |
@@ -94,10 +98,24 @@
 //!
 //! | row | what | held by |
 //! |---|---|---|
+//! | V63 | CVE-2024-31208: a graph of what authorizes that fills disk and time | [`work`] |
 //! | V64 | tuwunel extremities: a room with many ends | [`transactions`] |
 //! | V65 | tuwunel 35655a859: a walk without end | [`readers`] |
+//! | V66 | CVE-2026-45078: who waits keeps the processor busy | [`work`] |
 //! | V67 | CVE-2021-21393: ids without end | [`clients`] |
 //! | V68 | Synapse limits: more in a transaction than it may hold | [`transactions`] |
+//! | V69 | continuwuity cc1f667c2: a space that holds itself | [`work`], `api::listings` |
+//! | V70 | more transactions at once than there are places | [`work`], `api::transactions` |
+//!
+//! Media, pages, files:
+//!
+//! | row | what | held by |
+//! |---|---|---|
+//! | V71 | CVE-2021-41281: an id that leads out of the store | [`media`] (media are not there: nothing is asked for, nothing is written) |
+//! | V72 | CVE-2024-37302: anybody has us fetch | [`media`] |
+//! | V73 | CVE-2024-37303: the old paths plant what others wrote | [`media`] |
+//! | V75 | CVE-2020-26891: scripts in our origin, pages in frames | [`media`] |
+//! | V77 | actix-files 0.6.10: an empty range, a path out of the root | [`media`] |
 //!
 //! Clients, accounts and the log:
 //!
@@ -108,12 +126,23 @@
 //! | V78 | secrets that can be guessed | `commands::fresh_installs_have_keys_and_tokens_of_their_own` |
 //! | V79 | CVE-2023-32682: who is gone, or nobody, logs in | [`clients`], `accounts::who_deactivates_is_out_of_every_room_first_and_does_not_come_back` |
 //! | V80 | passwords that stay behind | `accounts::passwords_and_tokens_are_in_no_file_and_no_log` |
+//! | V82 | tuwunel c564d9e23, CVE-2025-62425: a stage of the proof that can be passed by | [`clients`] |
 //! | V83 | an account is registered a second time | `accounts::registration_takes_a_name_once_and_its_password_stays` |
 //! | V85 | continuwuity d1ebcfaf0: tokens that two have, names of elsewhere | [`clients`] |
 //! | V86 | tokens in logs | `accounts::passwords_and_tokens_are_in_no_file_and_no_log` |
 //! | V87 | lines of others in the log | `clients::line_breaks_in_what_others_say_break_no_line_of_the_log`, `vestibule::logger` |
 //! | V88 | tuwunel 5798aad7e: secrets for who is not logged in | [`clients`] |
 //! | V89 | requests with two lengths | `api::tests` |
+//! | V90 | libraries of which earlier versions had an advisory | `tidy::workspace` |
+//!
+//! Not in the tables, since nothing is here that the row could be about:
+//!
+//! - V57, push rules that cost time: users have no rules of their own.
+//! - V62, the second hop of previews, media and pushers: there are none of the three; that of a well-known answer is V58's.
+//! - V74, V76, images and previews without end: nothing is decoded, nothing is previewed.
+//! - V81, sessions that prove an e-mail address: accounts have none.
+//! - V84, commands in messages: no message commands anything, and admins have a listener of their own.
+//! - V91, sled's parts that nobody keeps: the engine stands behind the traits of `storage`, whose conformance suite two keep.
 
 mod addresses;
 mod clients;
@@ -125,6 +154,7 @@ mod guest;
 mod handshakes;
 mod joins;
 mod keys;
+mod media;
 mod readers;
 mod replies;
 mod rules;
@@ -132,3 +162,4 @@ mod sizes;
 mod stripped_state;
 mod templates;
 mod transactions;
+mod work;

@@ -40,6 +40,15 @@ pub struct HostedRoom {
 impl HostedRoom {
     /// A room of `owner` called Burrow, with that join rule.
     pub fn new(identity: &Identity, owner: &str, version: &str, join_rule: &Value) -> Self {
+        Self::made(identity, owner, version, join_rule, true)
+    }
+
+    /// The same without any event that gives powers.
+    pub fn without_levels(identity: &Identity, owner: &str, version: &str, join_rule: &Value) -> Self {
+        Self::made(identity, owner, version, join_rule, false)
+    }
+
+    fn made(identity: &Identity, owner: &str, version: &str, join_rule: &Value, has_levels: bool) -> Self {
         let version = RoomVersion::lookup(&RoomVersionId::try_from(version).unwrap()).unwrap();
         // Rooms of the same moment are different rooms, also where the id is a hash.
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
@@ -63,7 +72,9 @@ impl HostedRoom {
         room.take(create);
         let users = if room.version.creators_are_privileged() { json!({}) } else { json!({ owner: 100 }) };
         room.append(identity, owner, "m.room.member", Some(owner), &json!({ "membership": "join" }));
-        room.append(identity, owner, "m.room.power_levels", Some(""), &json!({ "users": users, "invite": 50 }));
+        if has_levels {
+            room.append(identity, owner, "m.room.power_levels", Some(""), &json!({ "users": users, "invite": 50 }));
+        }
         room.append(identity, owner, "m.room.join_rules", Some(""), join_rule);
         room.append(identity, owner, "m.room.name", Some(""), &json!({ "name": "Burrow" }));
         room

@@ -290,7 +290,16 @@ impl FakePeer {
     /// Makes a room of a user of this server; its id.
     #[track_caller]
     pub fn host(&self, owner: &str, version: &str, join_rule: Value) -> String {
-        let room = HostedRoom::new(&self.inner.identity, &self.user(owner), version, &join_rule);
+        self.keep(HostedRoom::new(&self.inner.identity, &self.user(owner), version, &join_rule))
+    }
+
+    /// The same without an event that gives powers.
+    #[track_caller]
+    pub fn host_without_levels(&self, owner: &str, version: &str, join_rule: Value) -> String {
+        self.keep(HostedRoom::without_levels(&self.inner.identity, &self.user(owner), version, &join_rule))
+    }
+
+    fn keep(&self, room: HostedRoom) -> String {
         let room_id = room.room_id.to_string();
         self.inner.rooms().insert(room_id.clone(), room);
         room_id

@@ -6,8 +6,13 @@ use super::tree::{self, Complaint, RustFile, none};
 const TABLE: &str = "tests/it/hostile.rs";
 
 /// The crates that the table names, and where they lie.
-const CRATES: [(&str, &str); 4] =
-    [("protocol", "src/protocol"), ("federation", "src/federation"), ("api", "src/api"), ("vestibule", "src")];
+const CRATES: [(&str, &str); 5] = [
+    ("protocol", "src/protocol"),
+    ("federation", "src/federation"),
+    ("api", "src/api"),
+    ("vestibule", "src"),
+    ("tidy", "tests/tidy"),
+];
 
 struct Row<'a> {
     line: usize,

@@ -391,6 +391,32 @@ fn no_crate_of_the_table_is_there_twice() {
     );
 }
 
+/// `cargo deny` says the same, where it is there.
+#[test]
+fn versions_that_had_an_advisory_are_not_in_use() {
+    let deny: Table = tree::read(".deny.toml").parse().unwrap();
+    let lock: Table = tree::read("Cargo.lock").parse().unwrap();
+    let text = |table: &Value, key: &str| table[key].as_str().unwrap().to_owned();
+    let numbers = |version: &str| -> Vec<u64> {
+        let plain = version.split(['-', '+']).next().unwrap();
+        plain.split('.').map(|number| number.parse().unwrap()).collect()
+    };
+    let packages = lock["package"].as_array().unwrap();
+    let mut named = BTreeSet::new();
+    for refused in deny["bans"]["deny"].as_array().unwrap() {
+        let (name, range) = (text(refused, "name"), text(refused, "version"));
+        let good_from = numbers(range.strip_prefix('<').expect("versions before one"));
+        for package in packages.iter().filter(|package| text(package, "name") == name) {
+            let version = text(package, "version");
+            assert!(numbers(&version) >= good_from, "Cargo.lock: {name} {version}: {}", text(refused, "reason"));
+        }
+        named.insert(name);
+    }
+    for name in ["actix-http", "ed25519-dalek", "h2", "hickory-proto", "idna", "ruma-state-res", "rustls"] {
+        assert!(named.contains(name), ".deny.toml: earlier versions of {name} had an advisory (SECURITY V89, V90)");
+    }
+}
+
 #[test]
 fn every_crate_has_the_lints() {
     let workspace = Workspace::read();

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::ground::Ground;
-use crate::support::{Answer, PASSWORD, TestServer, encoded};
+use crate::support::{Answer, PASSWORD, TestServer, User, encoded, until};
 
 fn refused(answer: &Answer, what: &str) {
     assert!((400..500).contains(&answer.status), "{what}: {} {}", answer.status, answer.text());
@@ -69,7 +69,8 @@ fn cve_2025_61672_keys_that_are_none_are_not_kept() {
         "{devices}"
     );
     ground.owner.say(&room_id, "1", "hello");
-    crate::support::until("the peer hears it", || (!ground.peer.received().is_empty()).then_some(()));
+    let is_heard = || ground.peer.received().iter().any(|event| event["content"]["body"] == "hello");
+    until("the peer hears it", || is_heard().then_some(()));
 }
 
 #[test]
@@ -136,27 +137,37 @@ fn cve_2021_39163_who_has_left_hears_nothing_more() {
         owner.about(&room_id, "invite", &user.user_id);
         user.join(&room_id);
     }
+    owner.set_state(&room_id, "m.room.topic", "", json!({ "topic": "for all" }));
     let since = anna.now();
     anna.in_room(&room_id, "leave", json!({}));
     owner.about(&room_id, "kick", &carl.user_id);
     owner.say(&room_id, "1", "among ourselves");
     owner.set_state(&room_id, "m.room.name", "", json!({ "name": "ours alone" }));
     owner.set_state(&room_id, "m.room.topic", "", json!({ "topic": "among ourselves" }));
+    owner.about(&room_id, "invite", &server.register("newcomer").user_id);
     let room = encoded(&room_id);
-    for user in [&anna, &carl] {
-        for (what, answer) in [
+    let reads = |user: &User| {
+        [
             ("sync", user.try_get("/sync?timeout=0")),
             ("news", user.try_get(&format!("/sync?since={since}&timeout=0"))),
             ("messages", user.try_get(&format!("/rooms/{room}/messages?dir=b&limit=50"))),
             ("state", user.try_get(&format!("/rooms/{room}/state"))),
             ("members", user.try_get(&format!("/rooms/{room}/members"))),
             ("topic", user.try_state(&room_id, "m.room.topic", "")),
-        ] {
-            assert!([200, 400, 403, 404].contains(&answer.status), "{what}: {}", answer.status);
-            for word in ["among ourselves", "ours alone"] {
-                assert!(!answer.text().contains(word), "{what}: {}", answer.text());
-            }
+        ]
+    };
+    let is_new = |answer: &Answer| {
+        ["among ourselves", "ours alone", "@newcomer"].iter().any(|word| answer.text().contains(word))
+    };
+    for (what, answer) in reads(&owner) {
+        assert!(answer.status == 200 && is_new(&answer), "{what} is there to be seen: {}", answer.text());
+    }
+    for user in [&anna, &carl] {
+        for (what, answer) in reads(user) {
+            assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+            assert!(!is_new(&answer), "{what}: {}", answer.text());
         }
+        assert_eq!(user.try_state(&room_id, "m.room.topic", "").ok()["topic"], "for all", "as it was then");
     }
 }
 
@@ -175,4 +186,50 @@ fn line_breaks_in_what_others_say_break_no_line_of_the_log() {
         assert!(!line.chars().any(char::is_control) && line.len() <= 2_048, "{line:?}");
     }
     assert_eq!(owner.members(&room_id, "?membership=knock")[0]["content"]["reason"], json!(reason));
+}
+
+#[test]
+fn tuwunel_c564d9e23_cve_2025_62425_no_stage_is_passed_by_who_does_not_prove_it() {
+    let server = TestServer::started();
+    let anna = server.register("anna");
+    let (first, second) = (server.log_in("anna", PASSWORD), server.log_in("anna", PASSWORD));
+    let device = |user: &User| user.get("/account/whoami")["device_id"].as_str().unwrap().to_owned();
+    let (first, second) = (device(&first), device(&second));
+    let delete = |device: &str, body: Value| anna.ask("DELETE", &format!("/devices/{device}"), Some(body));
+    let asked = delete(&first, json!({}));
+    let session = asked.json()["session"].as_str().unwrap().to_owned();
+    assert_eq!(asked.status, 401);
+    let identifier = json!({ "type": "m.id.user", "user": anna.user_id });
+    let password = |password: Value| json!({ "type": "m.login.password", "session": session, "identifier": identifier, "password": password });
+    let proven = password(json!(PASSWORD));
+    let mut proofs = vec![
+        json!({}),
+        json!({ "session": session }),
+        json!({ "type": "m.login.dummy", "session": session }),
+        json!({ "type": "m.login.token", "session": session, "token": anna.token }),
+        json!({ "type": "m.login.sso", "session": session }),
+        json!({ "type": "org.matrix.cross_signing_reset", "session": session }),
+        json!({ "type": "m.login.password", "session": session, "identifier": identifier }),
+        json!({ "type": "m.login.password", "password": PASSWORD, "identifier": { "type": "m.id.user", "user": "berta" } }),
+    ];
+    proofs.extend(["", " ", "*", "!", "correct horse battery stapl", "null"].map(|word| password(json!(word))));
+    for proof in proofs {
+        for answer in [
+            delete(&first, json!({ "auth": proof })),
+            anna.try_post("/delete_devices", json!({ "devices": [first], "auth": proof })),
+            anna.try_post("/account/deactivate", json!({ "auth": proof })),
+        ] {
+            assert_eq!(answer.status, 401, "{proof}: {}", answer.text());
+        }
+    }
+    for odd in [json!(null), json!(7), json!([]), json!({})] {
+        assert_ne!(delete(&first, json!({ "auth": password(odd.clone()) })).status, 200, "{odd}");
+    }
+    let devices = || anna.get("/devices")["devices"].to_string();
+    assert!(devices().contains(&first) && devices().contains(&second));
+    // What was proven for one is proven for no other.
+    delete(&first, json!({ "auth": proven })).ok();
+    assert_eq!(delete(&second, json!({ "auth": { "session": session } })).status, 401);
+    assert_eq!(anna.try_post("/account/deactivate", json!({ "auth": { "session": session } })).status, 401);
+    assert!(!devices().contains(&first) && devices().contains(&second));
 }

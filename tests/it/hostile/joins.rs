@@ -118,3 +118,38 @@ fn cve_2025_49090_a_room_is_made_once() {
         }
     }
 }
+
+#[test]
+fn cve_2018_12423_where_nobody_has_power_by_name_whoever_made_the_room_has_it() {
+    let guest = Guest::new();
+    for version in ["11", "12"] {
+        let room_id = guest.peer.host_without_levels("owner", version, json!({ "join_rule": "public" }));
+        guest.try_join(&room_id, &["peer.test"]).ok();
+        let path = format!("/rooms/{}/state", encoded(&room_id));
+        let has = |kind: &str| guest.anna.get(&path).as_array().unwrap().iter().any(|event| event["type"] == *kind);
+        assert!(!has("m.room.power_levels"));
+        let name = |text: &str| json!({ "name": text });
+        guest.anna.try_put(&format!("{path}/m.room.name/"), name("forged")).refused(403, "M_FORBIDDEN");
+        let powers = json!({ "users": { guest.anna.user_id.clone(): 100 } });
+        guest.anna.try_put(&format!("{path}/m.room.power_levels/"), powers).refused(403, "M_FORBIDDEN");
+        guest.anna.say(&room_id, "1", "all may speak");
+        // Nor does it come in by way of another server; what whoever made the room says does.
+        let eve = guest.peer.user("eve");
+        let join = guest.peer.unsigned(&room_id, &eve, "m.room.member", Some(&eve), &json!({ "membership": "join" }));
+        let join = guest.peer.sign_for(version, join);
+        guest.peer.put_in(&room_id, join.clone());
+        let sent = |event: &crate::support::SignedEvent| {
+            guest.peer.send(&guest.server, &[serde_json::to_value(&event.event).unwrap()]).ok()
+        };
+        sent(&join);
+        let forged = guest.peer.unsigned(&room_id, &eve, "m.room.topic", Some(""), &json!({ "topic": "forged" }));
+        let forged = guest.peer.sign_for(version, forged);
+        assert_eq!(sent(&join)["pdus"][&join.event_id], json!({}));
+        sent(&forged);
+        assert_eq!(guest.anna.membership(&room_id, &eve).as_deref(), Some("join"));
+        assert!(!has("m.room.topic"));
+        let named = guest.peer.append(&room_id, "m.room.name", Some(""), &name("Sett"));
+        guest.peer.send(&guest.server, &[named]).ok();
+        assert_eq!(guest.anna.try_state(&room_id, "m.room.name", "").ok()["name"], "Sett");
+    }
+}
