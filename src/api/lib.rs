@@ -10,6 +10,7 @@ pub mod admin;
 pub mod client_server;
 mod connection;
 pub mod cpu_pool;
+mod desk;
 pub mod device_keys;
 pub mod door;
 pub mod error;
@@ -245,6 +246,8 @@ fn routes(config: &mut web::ServiceConfig) {
     config.service(in_areas(&[Area::Federation]).configure(server_server::routes));
     // /_matrix/client/*, /_synapse/admin/v1/register
     config.service(in_areas(&[Area::Client, Area::Login]).configure(client_server::routes));
+    // /desk
+    config.service(in_areas(&[Area::Desk]).configure(desk::routes));
     // /_vestibule/admin/v1/*, /metrics, /health, /ready
     config.service(in_areas(&[Area::Admin]).configure(admin::routes));
 }

@@ -53,6 +53,8 @@ pub enum Area {
     Client,
     /// The part of it that tools need to log in, also on admin listeners.
     Login,
+    /// The page on which knocks are answered: where the client-server API is, and for no other page to read.
+    Desk,
     /// The server-server API.
     Federation,
     /// The server's own discovery, asked by servers and by tools for clients.
@@ -70,10 +72,11 @@ impl Area {
             Some(Self::Login)
         } else if is_under("/_matrix/client")
             || is_under("/_matrix/media")
-            || is_under("/desk")
             || ["/.well-known/matrix/client", "/_synapse/admin/v1/register"].contains(&path)
         {
             Some(Self::Client)
+        } else if is_under("/desk") {
+            Some(Self::Desk)
         } else if path == "/.well-known/matrix/server" {
             Some(Self::ServerDiscovery)
         } else if is_under("/_matrix/federation") || is_under("/_matrix/key") {
@@ -89,7 +92,7 @@ impl Area {
     pub fn is_served(self, serves: &BTreeSet<Serves>) -> bool {
         let has = |kind| serves.contains(&kind);
         match self {
-            Self::Client => has(Serves::Client),
+            Self::Client | Self::Desk => has(Serves::Client),
             Self::Login => has(Serves::Client) || has(Serves::Admin),
             Self::Federation => has(Serves::Federation),
             Self::ServerDiscovery => has(Serves::Federation) || has(Serves::Client),
@@ -103,7 +106,7 @@ impl Area {
     pub fn is_open_to_browsers(self) -> bool {
         match self {
             Self::Client | Self::Login | Self::ServerDiscovery => true,
-            Self::Federation | Self::Admin => false,
+            Self::Desk | Self::Federation | Self::Admin => false,
         }
     }
 }
@@ -131,6 +134,8 @@ mod tests {
             ("/.well-known/matrix/client", true, false, false),
             ("/.well-known/matrix/server", true, true, false),
             ("/desk", true, false, false),
+            ("/desk/desk.js", true, false, false),
+            ("/desks", false, false, false),
             ("/_matrix/federation/v1/version", false, true, false),
             ("/_matrix/key/v2/server", false, true, false),
             ("/_matrix/keys", false, false, false),

@@ -3,14 +3,16 @@
 #
 #   tests/interop/run.sh                 everything
 #   tests/interop/run.sh first_knock     only what is named: selftest first_knock bad_requests concurrency
-#                                        two_vestibules real_peers clients
+#                                        two_vestibules real_peers clients desk
 #
 # VESTIBULE_BIN  the server to test; without it the release build is made and used
 # PYTHON         an interpreter that has requirements.txt installed, for real_peers and clients also
-#                requirements-synapse.txt, for clients also requirements-clients.txt; without it a
-#                virtual environment is made under target/
+#                requirements-synapse.txt, for clients also requirements-clients.txt, for desk also
+#                requirements-browser.txt; without it a virtual environment is made under target/
 # INTEROP_JS     a directory with person.mjs and its packages, for clients, which also needs node;
 #                without it npm makes one under target/
+#
+# desk needs Chromium and its driver (Debian: chromium, chromium-driver).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,7 +20,7 @@ repository=$(cd "$here/../.." && pwd)
 export PYTHONDONTWRITEBYTECODE=1
 
 if [ "$#" -eq 0 ]; then
-    set -- selftest first_knock bad_requests concurrency two_vestibules real_peers clients
+    set -- selftest first_knock bad_requests concurrency two_vestibules real_peers clients desk
 fi
 
 # Whether one of these parts is going to run: large packages come only when they are asked for.
@@ -36,6 +38,7 @@ if [ -z "${PYTHON:-}" ]; then
     wanted=(requirements.txt)
     if runs real_peers clients; then wanted+=(requirements-synapse.txt); fi
     if runs clients; then wanted+=(requirements-clients.txt); fi
+    if runs desk; then wanted+=(requirements-browser.txt); fi
     [ -x "$environment/bin/python" ] || python3 -m venv --clear "$environment"
     for list in "${wanted[@]}"; do
         if ! cmp -s "$here/$list" "$environment/$list"; then

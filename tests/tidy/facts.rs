@@ -391,3 +391,24 @@ fn every_message_of_a_room_has_its_file_and_its_name() {
     }
     none(complaints);
 }
+
+/// Tests that the README names, as `file::test`, are what a reader goes by, and what fails when the thing is gone.
+#[test]
+fn tests_that_the_readme_names_are_there() {
+    let readme = tree::read("README.md");
+    let named: BTreeSet<(&str, &str)> = readme
+        .split('`')
+        .filter_map(|word| word.split_once("::"))
+        .filter(|(file, _)| file.contains('/') && (file.ends_with(".rs") || file.ends_with(".py")))
+        .collect();
+    assert!(named.len() >= 10, "only {} are named", named.len());
+    let missing = named.into_iter().filter(|(file, name)| {
+        let text = tree::read(file);
+        !["fn ", "def "].iter().any(|start| text.contains(&format!("{start}{name}(")))
+    });
+    none(
+        missing
+            .map(|(file, name)| Complaint::new(file, 0, format!("has no test `{name}`, which README.md names")))
+            .collect(),
+    );
+}

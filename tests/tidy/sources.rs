@@ -92,6 +92,26 @@ const UNORDERED: [(&str, &str); 8] = [
     ("src/protocol/state/resolution.rs", "ruma's resolution takes and gives hash sets; what leaves is ordered again"),
 ];
 
+/// How text could become markup or code, or a page could reach another server.
+const NOT_IN_PAGES: [&str; 16] = [
+    "innerHTML",
+    "outerHTML",
+    "insertAdjacentHTML",
+    "setHTMLUnsafe",
+    "createContextualFragment",
+    "DOMParser",
+    "srcdoc",
+    "document.write",
+    "eval(",
+    "new Function",
+    "javascript:",
+    "style=\"",
+    "<style",
+    "<script>",
+    "@import",
+    "url(",
+];
+
 /// The file that names an engine. Besides, the engine itself and the proofs of what it promises may.
 const NAMES_ENGINE: &str = "src/lib.rs";
 
@@ -126,6 +146,60 @@ fn every_file_says_its_job_and_what_it_may_not_do() {
                 1,
                 "its head has one line `//! May not: ` with what it must never do",
             ));
+        }
+    }
+    none(complaints);
+}
+
+/// What browsers and Node read, with what begins a line of its first comment.
+fn page_texts() -> impl Iterator<Item = (&'static str, &'static [String], &'static str)> {
+    tree::texts().iter().filter_map(|(path, lines)| {
+        let comment = match path.rsplit_once('.')?.1 {
+            "js" | "mjs" => "// ",
+            "css" | "html" => "",
+            _ => return None,
+        };
+        Some((path.as_str(), lines.as_slice(), comment))
+    })
+}
+
+#[test]
+fn pages_say_their_job_too() {
+    let mut complaints = Vec::new();
+    let mut met = BTreeSet::new();
+    for (path, lines, comment) in page_texts() {
+        met.insert(path.rsplit_once('.').map(|(_, kind)| kind));
+        let is_comment = |line: &str| match comment {
+            "" => !line.is_empty(),
+            comment => line.starts_with(comment),
+        };
+        let head: Vec<&str> = lines.iter().map(String::as_str).take_while(|line| is_comment(line)).collect();
+        let prohibition = format!("{comment}May not: ");
+        if !head.iter().any(|line| line.trim_start().starts_with(&prohibition)) {
+            let reason = format!("its head says its job and has a line `{prohibition}` with what it must never do");
+            complaints.push(Complaint::new(path, 1, reason));
+        }
+    }
+    assert!(met.len() >= 4, "of the four kinds of files only {met:?} were met");
+    none(complaints);
+}
+
+#[test]
+fn pages_make_no_markup_of_text_and_ask_nobody_else() {
+    let mut complaints = Vec::new();
+    for (path, lines, _) in page_texts().filter(|(path, ..)| path.starts_with("src/")) {
+        for (index, line) in lines.iter().enumerate() {
+            for word in NOT_IN_PAGES.iter().filter(|word| has_word(line, word)) {
+                complaints.push(Complaint::new(path, index + 1, format!("`{word}`: what strangers wrote stays text")));
+            }
+            let is_comment = line.trim_start().starts_with("//");
+            let address = ["http://", "https://"].iter().any(|scheme| line.contains(scheme));
+            let handler = path.ends_with(".html")
+                && line.split_whitespace().any(|word| word.starts_with("on") && word.contains("=\""));
+            if (address && !is_comment) || handler {
+                let reason = "a page loads from its own server alone, and its handlers are in its modules";
+                complaints.push(Complaint::new(path, index + 1, reason));
+            }
         }
     }
     none(complaints);

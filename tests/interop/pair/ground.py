@@ -6,6 +6,7 @@ May not: tell one server anything about the other but the authority that both tr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,11 +39,12 @@ SETTINGS = {
 class Pair:
     """Both servers. Stories share them, but neither rooms nor users."""
 
-    def __init__(self, report: Report, directory: Path, *, every_step: bool, seed: int) -> None:
+    def __init__(self, report: Report, directory: Path, *, every_step: bool, seed: int,
+                 settings: dict[str, str] = SETTINGS) -> None:
         self.report = report
         self.authority = CertificateAuthority(directory)
-        self.north = Vestibule.at(NORTH_ADDRESS, directory / "north", self.authority, SETTINGS)
-        self.south = Vestibule.at(SOUTH_ADDRESS, directory / "south", self.authority, SETTINGS)
+        self.north = Vestibule.at(NORTH_ADDRESS, directory / "north", self.authority, settings)
+        self.south = Vestibule.at(SOUTH_ADDRESS, directory / "south", self.authority, settings)
         self._teller = Teller(report, {"north": self.north, "south": self.south},
                               every_step=every_step, seed=seed)
         self._users = 0
@@ -89,7 +91,8 @@ class Pair:
 
     def _person(self, server: Vestibule, name: str, *via: str) -> Person:
         self._users += 1
-        client = server.client().register(f"{name.lower()}{self._users}")
+        localpart = re.sub("[^a-z]", "", name.lower())
+        client = server.client().register(f"{localpart}{self._users}")
         client.must("PUT", f"/v3/profile/{quoted(client.user_id)}/displayname",
                     {"displayname": name})
         return Person(client, name, via)

@@ -93,6 +93,7 @@ pub fn routes() -> Vec<Route> {
         routes.extend(client(prefix));
     }
     routes.extend(client_elsewhere());
+    routes.extend(desk());
     routes.extend(federation());
     routes.extend(admin());
     routes
@@ -248,6 +249,24 @@ fn client_elsewhere() -> Vec<Route> {
     routes.extend(signing_keys("/_matrix/client/unstable"));
     routes.extend(profile_field("/_matrix/client/unstable/uk.tcpip.msc4133/profile"));
     routes
+}
+
+fn desk() -> impl Iterator<Item = Route> {
+    const FILES: [&str; 12] = [
+        "",
+        "/",
+        "/card.js",
+        "/desk.css",
+        "/desk.js",
+        "/icon.svg",
+        "/levels.js",
+        "/matrix.js",
+        "/past.js",
+        "/question.js",
+        "/rooms.js",
+        "/words.js",
+    ];
+    FILES.into_iter().map(|file| Route::new("GET", format!("/desk{file}"), Caller::Nobody))
 }
 
 fn federation() -> Vec<Route> {

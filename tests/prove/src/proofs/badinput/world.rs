@@ -28,7 +28,7 @@ impl Door {
     /// Where a path is served.
     pub fn of(pattern: &str) -> Self {
         let is_under = |prefix: &str| pattern.starts_with(prefix);
-        if is_under("/_matrix/client") || is_under("/.well-known/") || is_under("/_synapse/") {
+        if ["/_matrix/client", "/.well-known/", "/_synapse/", "/desk"].into_iter().any(is_under) {
             Self::Client
         } else if is_under("/_matrix/federation") || is_under("/_matrix/key") {
             Self::Federation

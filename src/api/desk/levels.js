@@ -1,0 +1,38 @@
+// Who may answer a knock, as the rules of power levels say. What the page offers follows from it; the server judges anew.
+// May not: know of pages or requests; it is given a room's state.
+//
+// https://spec.matrix.org/v1.19/client-server-api/#mroompower_levels
+
+/// From version 12 on, those who made a room stand above all levels.
+const VERSIONS_WITHOUT_CREATORS = new Set(["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]);
+
+/// In rooms up to version 9 a level may be text.
+function level(value, fallback) {
+    const number = typeof value === "string" && /^\s*[+-]?\d+\s*$/u.test(value) ? Number(value) : value;
+    return Number.isSafeInteger(number) ? number : fallback;
+}
+
+function standsAboveLevels(create, userId) {
+    if (VERSIONS_WITHOUT_CREATORS.has(create.content.room_version ?? "1")) return false;
+    const others = create.content.additional_creators;
+    return create.sender === userId || (Array.isArray(others) && others.includes(userId));
+}
+
+/// `create` is the event, `levels` the content of the room's levels, undefined when it has none.
+export function levelOf(create, levels, userId) {
+    if (standsAboveLevels(create, userId)) return Infinity;
+    if (!levels) return create.sender === userId ? 100 : 0;
+    const users = levels.users ?? {};
+    return level(Object.hasOwn(users, userId) ? users[userId] : undefined, level(levels.users_default, 0));
+}
+
+/// What `actor` may do about a knock of `knocker`: `{ accept, deny, ban }`.
+export function powers(create, levels, actor, knocker) {
+    const own = levelOf(create, levels, actor);
+    const isAbove = own > levelOf(create, levels, knocker);
+    return {
+        accept: own >= level(levels?.invite, 0),
+        deny: isAbove && own >= level(levels?.kick, 50),
+        ban: isAbove && own >= level(levels?.ban, 50),
+    };
+}
