@@ -92,7 +92,7 @@
 //! | V58 | CVE-2024-52594: names that lead into private networks | [`addresses`]; redirects and service records in `federation::discovery` |
 //! | V59 | CVE-2021-21392: addresses in disguise | [`addresses`], `federation::egress` |
 //! | V60 | CVE-2021-21273: requests that pass by the filter | [`addresses`]; push, identity servers and previews are not there |
-//! | V61 | CVE-2021-21274: a well-known without end | `federation::discovery` (it is asked on port 443, which no process test can have); [`replies`] for keys |
+//! | V61 | CVE-2021-21274: a well-known without end | [`replies`] (where port 443 can be had; and for keys), `federation::discovery` |
 //!
 //! Work without end:
 //!

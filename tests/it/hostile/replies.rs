@@ -3,6 +3,8 @@
 
 use std::{
     fs,
+    net::TcpListener,
+    sync::{Mutex, mpsc},
     time::{Duration, Instant},
 };
 
@@ -20,6 +22,9 @@ const REQUEST_TIMEOUT: &str = "\"3s\"";
 
 /// For one flow with two requests, on a busy machine.
 const FLOW_WITHIN: Duration = Duration::from_secs(20);
+
+/// For a well-known answer that does not come, and the way round it. Source: SECURITY V61.
+const WELL_KNOWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a server may take on for a reply that it does not want. Source: SECURITY V55, and room for the allocator.
 const MEMORY_KIB_MAX: u64 = 32 * 1024;
@@ -127,6 +132,35 @@ fn cve_2021_21274_keys_come_within_their_cap_or_not_at_all() {
         assert!(grew < MEMORY_KIB_MAX, "{what}: {grew} KiB");
     }
     guest.peer.make_knock(&guest.server, &room_id, &guest.peer.user("ann")).ok();
+}
+
+/// Where the port that such an answer comes from is not ours to have, `federation::discovery` alone tells.
+#[test]
+fn cve_2021_21274_a_well_known_comes_within_its_cap_or_not_at_all() {
+    let Ok(listener) = TcpListener::bind("127.0.0.1:443") else { return };
+    let peer = FakePeer::listening("localhost", "1", listener);
+    let mut guest = Guest::new();
+    let room_id = guest.anna.knockable_room("11");
+    for (what, write) in ENDLESS {
+        // What was found out before is not asked again.
+        guest.server.stop();
+        guest.server.restart();
+        guest.peer.make_knock(&guest.server, &room_id, &guest.peer.user("ann")).ok();
+        let (ask, asked) = mpsc::channel();
+        let ask = Mutex::new(ask);
+        peer.answer_raw("", move |out| {
+            // Nobody hears it once the test is over.
+            let _ = ask.lock().unwrap().send(());
+            write(out)
+        });
+        let begun = Instant::now();
+        let (answer, grew) = grown_by(&guest.server, || peer.make_knock(&guest.server, &room_id, &peer.user("ann")));
+        let took = begun.elapsed();
+        answer.refused(401, "M_UNAUTHORIZED");
+        assert!(asked.try_recv().is_ok(), "{what}: it was asked for");
+        assert!(took < WELL_KNOWN_WITHIN, "{what}: {took:?}");
+        assert!(grew < MEMORY_KIB_MAX, "{what}: {grew} KiB");
+    }
 }
 
 #[test]
