@@ -68,13 +68,13 @@ struct Seen {
 
 fn flood(settings: &Settings, outcome: &mut Outcome) -> Result<(), String> {
     let peers: Vec<FakePeer> = (0..SERVERS).map(|number| FakePeer::new(&format!("p{number}.test"))).collect();
-    let mut server = TestServer::of(program::find()?).set("listener.1.tls", "false");
+    let mut server = TestServer::of(program::find()?)
+        .set("listener.1.tls", "false")
+        .set("rate_limit.enabled", if settings.has(&NO_RATES) { "false" } else { "true" });
     if settings.has(&NO_RATES) {
-        server = server
-            .set("rate_limit.enabled", "false")
-            // That a room has enough of them is another limit.
-            .set("knock.max_pending_per_room", "1000000")
-            .set("knock.max_pending_per_origin_in_room", "1000000");
+        // That a room has enough of them is another limit.
+        server =
+            server.set("knock.max_pending_per_room", "1000000").set("knock.max_pending_per_origin_in_room", "1000000");
     }
     let server = server
         // Who makes ready is no part of the flood.
