@@ -150,6 +150,20 @@ pub trait CommitSink: Send + Sync {
 
     /// Hands the commit to the writer. Never blocks, never fails here: the ticket tells.
     fn enqueue(&self, slot: WriterSlot, commit: Commit) -> Ticket;
+
+    /// What the disk was asked for since the start. An engine that syncs nothing counts nothing.
+    fn synced(&self) -> Synced {
+        Synced::default()
+    }
+}
+
+/// How commits became durable, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// Syncs that made commits durable.
+    pub syncs: u64,
+    /// Commits that they made durable; over the syncs, how many go together.
+    pub commits: u64,
 }
 
 /// What the writer tells after a commit is durable and readable.

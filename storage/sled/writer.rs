@@ -8,7 +8,7 @@ mod maintenance;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use vestibule_protocol::stream::StreamPosition;
 use vestibule_storage::{
-    commit::{Announcement, Commit, CommitError, CommitListener, CommitSink, NoSlot, Ticket, WriterSlot},
+    commit::{Announcement, Commit, CommitError, CommitListener, CommitSink, NoSlot, Synced, Ticket, WriterSlot},
     error::StorageError,
 };
 
@@ -134,12 +134,20 @@ impl Gate {
     }
 }
 
+/// [`Synced`], as the writer counts it.
+#[derive(Debug, Default)]
+struct SyncCounts {
+    syncs: AtomicU64,
+    commits: AtomicU64,
+}
+
 /// Where commits come in.
 #[derive(Clone)]
 pub(crate) struct Sink {
     orders: Sender<Order>,
     slots: Arc<Semaphore>,
     gate: Arc<Gate>,
+    counts: Arc<SyncCounts>,
     space: SpaceGuard,
 }
 
@@ -175,6 +183,11 @@ impl CommitSink for Sink {
         drop(self.orders.send(Order::Commit(Waiting { commit, reply })));
         Ticket::new(outcome)
     }
+
+    fn synced(&self) -> Synced {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Synced { syncs: of(&self.counts.syncs), commits: of(&self.counts.commits) }
+    }
 }
 
 /// Starts the thread.
@@ -188,15 +201,18 @@ pub(crate) fn start(
     let (sender, orders) = channel();
     views.tell_failures(sender.clone());
     let gate = Arc::new(Gate(AtomicU8::new(0)));
+    let counts = Arc::new(SyncCounts::default());
     let sink = Sink {
         orders: sender.clone(),
         slots: Arc::new(Semaphore::new(options.queue_capacity)),
         gate: Arc::clone(&gate),
+        counts: Arc::clone(&counts),
         space: options.space.clone(),
     };
     let writer = Writer {
         orders,
         gate: Arc::clone(&gate),
+        counts,
         places,
         journal,
         views,
@@ -227,6 +243,7 @@ impl Drop for CloseOnDrop {
 struct Writer {
     orders: Receiver<Order>,
     gate: Arc<Gate>,
+    counts: Arc<SyncCounts>,
     places: Places,
     journal: Journal,
     views: Arc<Views>,

@@ -30,6 +30,9 @@ async fn metrics(_: Operator, app: Data<App>) -> Result<HttpResponse, MatrixErro
     let deepest = depths.into_iter().max().unwrap_or(0);
     text.gauge("vestibule_mailbox_depth_max", "Messages that wait for the busiest room.", deepest);
     text.gauge("vestibule_sync_waiting", "Clients that wait in a long poll.", count(app.notifier.waiting()));
+    let synced = app.stores.writer.synced();
+    text.counter("vestibule_journal_syncs_total", "Syncs of the journal that made commits durable.", synced.syncs);
+    text.counter("vestibule_journal_commits_total", "Commits that these syncs made durable.", synced.commits);
     text.counter("vestibule_requests_total", "HTTP requests.", app.vitals.requests());
     text.counter("vestibule_requests_limited_total", "Requests answered with 429.", app.vitals.limited());
     text.counter("vestibule_request_panics_total", "Requests that ended in a panic.", app.vitals.panics());

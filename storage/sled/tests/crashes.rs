@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ruma::{RoomVersionId, events::room::member::MembershipState};
-use vestibule_storage::commit::{Commit, CommitError};
+use vestibule_storage::commit::{Commit, CommitError, Synced};
 use vestibule_storage::conformance::block_on;
 use vestibule_storage::conformance::fixture::{RoomFixture, local, sent_to};
 use vestibule_storage::conformance::survey::{Questions, survey};
@@ -286,6 +286,9 @@ fn what_was_enqueued_is_made_before_the_end() {
     for ticket in tickets {
         block_on(ticket).unwrap();
     }
+    let Synced { syncs, commits } = opened.stores.writer.synced();
+    assert_eq!(commits, 51);
+    assert!((1..=51).contains(&syncs), "{syncs} syncs");
     assert!(opened.stores.writer.reserve().is_err());
     let message = room.clone().message(&creator, "too late");
     let outcome = block_on(opened.stores.writer.enqueue(late, Commit::Room(Box::new(message))));

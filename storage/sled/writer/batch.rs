@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ruma::OwnedRoomId;
@@ -116,6 +117,7 @@ impl Writer {
         drop(index);
         match self.journal.sync() {
             Ok(_) => {
+                self.count_sync(pending.len());
                 self.finish(pending);
                 let was_unread = refused.iter().any(|(_, error)| matches!(error, CommitError::Storage(_)));
                 for (waiting, error) in refused {
@@ -133,6 +135,13 @@ impl Writer {
                 }
                 self.sync_failed(&error, pending);
             }
+        }
+    }
+
+    fn count_sync(&self, commits: usize) {
+        if let Some(commits) = u64::try_from(commits).ok().filter(|commits| *commits > 0) {
+            self.counts.syncs.fetch_add(1, Ordering::Relaxed);
+            self.counts.commits.fetch_add(commits, Ordering::Relaxed);
         }
     }
 

@@ -83,11 +83,11 @@ fn figures_of(scenario: &'static Scenario, wanted: &CommandLine) -> Result<Figur
     let door = stage.server.federation();
     load::run(&door, warm_up, 1, Pace::Closed)?;
     let process = Process::new(stage.server.pid());
-    let (floor_before, syncs_before, cpu_before) = (Floor::measure()?, stage.journal_syncs(), process.cpu()?);
+    let (floor_before, journal_before, cpu_before) = (Floor::measure()?, stage.journal(), process.cpu()?);
     let pace = wanted.rate.map_or(Pace::Closed, Pace::Open);
     let run = load::run(&door, measured, wanted.connections, pace)?;
     let cpu = process.cpu()?.saturating_sub(cpu_before);
-    let journal_syncs = stage.journal_syncs() - syncs_before;
+    let journal = stage.journal().since(journal_before);
     Ok(Figures {
         name: scenario.name,
         what: scenario.what,
@@ -98,7 +98,7 @@ fn figures_of(scenario: &'static Scenario, wanted: &CommandLine) -> Result<Figur
         wanted: scenario.wanted,
         cpu,
         resident_mib: process.resident_mib()?,
-        journal_syncs,
+        journal,
         run,
     })
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::{floor::Floor, load::Run};
+use crate::{floor::Floor, load::Run, scenarios::Journal};
 
 /// What came of one scenario.
 pub struct Figures {
@@ -19,7 +19,7 @@ pub struct Figures {
     /// Of the server's whole process.
     pub cpu: Duration,
     pub resident_mib: f64,
-    pub journal_syncs: f64,
+    pub journal: Journal,
     pub run: Run,
 }
 
@@ -64,7 +64,8 @@ impl Figures {
             "wanted": self.wanted,
             "latency_us": latencies,
             "resident_mib": self.resident_mib,
-            "journal_syncs": self.journal_syncs,
+            "journal_syncs": self.journal.syncs,
+            "journal_commits": self.journal.commits,
         })
     }
 }
@@ -72,14 +73,14 @@ impl Figures {
 /// One line for each scenario.
 pub fn table(all: &[Figures]) -> String {
     let mut text = String::from(
-        "scenario               requests  conns      /s  CPU us  verify us   ratio  wanted  p50 ms  p99 ms  syncs  MiB\n",
+        "scenario               requests  conns      /s  CPU us  verify us   ratio  wanted  p50 ms  p99 ms  syncs  a sync  MiB\n",
     );
     for figures in all {
         let ms = |part: usize| us(figures.run.percentile(part)) / 1_000.0;
         // Writing into a string does not fail.
         let _ = writeln!(
             text,
-            "{:<22} {:>8} {:>6} {:>7.0} {:>7.1} {:>10.1} {:>7.2} {:>7.2} {:>7.2} {:>7.2} {:>6.0} {:>4.0}",
+            "{:<22} {:>8} {:>6} {:>7.0} {:>7.1} {:>10.1} {:>7.2} {:>7.2} {:>7.2} {:>7.2} {:>6.0} {:>7.1} {:>4.0}",
             figures.name,
             figures.requests,
             figures.connections,
@@ -90,7 +91,9 @@ pub fn table(all: &[Figures]) -> String {
             figures.wanted,
             ms(50_000),
             ms(99_000),
-            figures.journal_syncs,
+            figures.journal.syncs,
+            // What changes nothing syncs nothing.
+            if figures.journal.syncs > 0.0 { figures.journal.commits / figures.journal.syncs } else { 0.0 },
             figures.resident_mib,
         );
     }
@@ -180,7 +183,7 @@ mod tests {
             wanted: 2.0,
             cpu: Duration::from_millis(160),
             resident_mib: 64.0,
-            journal_syncs: 50.0,
+            journal: Journal { syncs: 50.0, commits: 1_000.0 },
             run: Run { elapsed: Duration::from_secs(2), latencies: vec![Duration::from_millis(3); 1_000] },
         }
     }

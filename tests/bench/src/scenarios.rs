@@ -51,6 +51,20 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+/// What the journal was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Journal {
+    pub syncs: f64,
+    pub commits: f64,
+}
+
+impl Journal {
+    /// What was asked for since an earlier count.
+    pub fn since(self, earlier: Self) -> Self {
+        Self { syncs: self.syncs - earlier.syncs, commits: self.commits - earlier.commits }
+    }
+}
+
 /// A running server with an owner of rooms, and the servers that knock on them.
 pub struct Stage {
     pub server: TestServer,
@@ -80,11 +94,14 @@ impl Stage {
         &self.peers[number % PEERS]
     }
 
-    /// How often the journal was synced so far, as the server counts it.
-    pub fn journal_syncs(&self) -> f64 {
+    /// How often the journal was synced so far, and for how many commits, as the server counts it.
+    pub fn journal(&self) -> Journal {
         let metrics = self.server.ask_admin("/metrics").text();
-        let line = metrics.lines().find_map(|line| line.strip_prefix("vestibule_journal_syncs_total "));
-        line.and_then(|count| count.trim().parse().ok()).unwrap_or(f64::NAN)
+        let count = |name: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|count| count.trim().parse().ok()).unwrap_or(f64::NAN)
+        };
+        Journal { syncs: count("vestibule_journal_syncs_total "), commits: count("vestibule_journal_commits_total ") }
     }
 }
 
