@@ -32,7 +32,6 @@ pub use crate::{
         begin_join::BeginJoin,
         begin_knock::BeginKnock,
         change_membership::ChangeMembership,
-        check_door::CheckDoor,
         check_reader::{CheckReader, Protection},
         check_speakers::{CheckSpeakers, Speakers},
         create_room::{CreateRoom, InitialEvent},

@@ -13,12 +13,13 @@ use std::{
 
 use actix::{Actor, Addr, dev::ToEnvelope};
 use actix_rt::ArbiterHandle;
+use arc_swap::ArcSwapOption;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use log::{error, warn};
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName, UserId};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use vestibule_protocol::{
@@ -38,7 +39,8 @@ use crate::{
     limits::{KnockLimits, KnockRates, KnockSource},
     policy_signer::{PolicySigner, PolicyVerdict},
     room::{
-        Answered, Ask, LoadError, Lookups, Passivate, RoomActor, RoomContext, RoomMessage, Unsigned,
+        Answered, Ask, Door, LoadError, Lookups, Passivate, RoomActor, RoomContext, RoomMessage, Unsigned,
+        check_door::CheckDoor,
         create_room::{self, CreateRoom},
         import_join::{ImportJoin, JoinAnswer, JudgedJoin},
         load,
@@ -148,7 +150,7 @@ struct Entries {
 
 enum Entry {
     Loading(Shared<BoxFuture<'static, Result<(), StartError>>>),
-    Live { addr: Addr<RoomActor>, gauges: Arc<RoomGauges>, incarnation: u64 },
+    Live { addr: Addr<RoomActor>, gauges: Arc<RoomGauges>, door: Arc<ArcSwapOption<Door>>, incarnation: u64 },
 }
 
 /// Discarded actors of a room.
@@ -324,6 +326,36 @@ impl Rooms {
         Err(AskError::Failed)
     }
 
+    /// Whether a server may come to the room's door, and of which version the room is. Read where a live room shows it, as of
+    /// the last durable change; whoever goes in is checked again by the turn.
+    ///
+    /// # Errors
+    /// As of [`Rooms::ask`].
+    pub async fn check_door(
+        &self,
+        room_id: &RoomId,
+        origin: &ServerName,
+    ) -> Result<RoomVersion, AskError<KnockRefusal>> {
+        if self.shared.is_closed.load(Ordering::Acquire) {
+            return Err(AskError::Failed);
+        }
+        match self.shown_door(room_id)? {
+            Some(door) => door.check(origin).map_err(AskError::Refused),
+            None => self.ask(room_id, CheckDoor { origin: origin.to_owned() }).await,
+        }
+    }
+
+    /// The door that a live room shows. An overloaded room is not to be bothered with what would follow.
+    fn shown_door(&self, room_id: &RoomId) -> Result<Option<Arc<Door>>, AskError<KnockRefusal>> {
+        let entries = self.lock();
+        let Some(Entry::Live { gauges, door, .. }) = entries.by_room.get(room_id) else { return Ok(None) };
+        if self.is_full(gauges) { Err(AskError::Overloaded) } else { Ok(door.load_full()) }
+    }
+
+    fn is_full(&self, gauges: &RoomGauges) -> bool {
+        gauges.depth() >= u64::try_from(self.shared.mailbox_capacity).unwrap_or(u64::MAX)
+    }
+
     /// Waits for the policy server, which no room does.
     async fn ask_policy_server(&self, unsigned: &Unsigned) -> PolicyVerdict {
         match &self.shared.context.policy_signer {
@@ -446,8 +478,8 @@ impl Rooms {
     fn find(&self, room_id: &RoomId) -> Found {
         let entries = self.lock();
         match entries.by_room.get(room_id) {
-            Some(Entry::Live { addr, gauges, incarnation }) => {
-                if gauges.depth() >= u64::try_from(self.shared.mailbox_capacity).unwrap_or(u64::MAX) {
+            Some(Entry::Live { addr, gauges, incarnation, .. }) => {
+                if self.is_full(gauges) {
                     return Found::Full;
                 }
                 Found::Live(addr.clone(), CountedIn::new(gauges.clone()), *incarnation)
@@ -494,7 +526,7 @@ impl Rooms {
     async fn load_and_start(&self, room_id: OwnedRoomId, elsewhere: Option<RoomVersion>) -> Result<(), StartError> {
         let context = self.shared.context.clone();
         let loaded = AssertUnwindSafe(load(context, &room_id, elsewhere)).catch_unwind().await;
-        let room = match loaded {
+        let mut room = match loaded {
             Ok(Ok(Some(room))) => room,
             Ok(Ok(None)) => {
                 self.lock().by_room.remove(&room_id);
@@ -522,7 +554,9 @@ impl Rooms {
         let gauges =
             Arc::new(RoomGauges::new(room_id.clone(), facts, self.shared.mailbox_capacity, now, restarts.count));
         let context = self.shared.context.clone();
-        let actor = RoomActor::new(room, context, gauges.clone(), self.clone(), incarnation, self.shared.idle_timeout);
+        let door = Arc::new(ArcSwapOption::new(room.door()));
+        let (rooms, idle_timeout) = (self.clone(), self.shared.idle_timeout);
+        let actor = RoomActor::new(room, context, gauges.clone(), door.clone(), rooms, incarnation, idle_timeout);
         // Before the first message can arrive: what enters is bounded by `find`, and this bound must be no smaller.
         let capacity = self.shared.mailbox_capacity;
         let addr = RoomActor::create(|context| {
@@ -532,7 +566,7 @@ impl Rooms {
         self.shared.context.gauges.actor_started(gauges.clone(), restarts.is_due);
         let mut entries = self.lock();
         entries.failures.remove(&room_id);
-        entries.by_room.insert(room_id.clone(), Entry::Live { addr, gauges, incarnation });
+        entries.by_room.insert(room_id.clone(), Entry::Live { addr, gauges, door, incarnation });
         entries.live = entries.live.saturating_add(1);
         entries.add_to_hand(room_id.clone());
         let too_many = entries.live > self.shared.live_max;

@@ -15,7 +15,7 @@ mod apply;
 pub mod begin_join;
 pub mod begin_knock;
 pub mod change_membership;
-pub mod check_door;
+pub(crate) mod check_door;
 pub mod check_reader;
 pub mod check_speakers;
 pub mod create_room;
@@ -57,6 +57,7 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, ActorStreamExt, AsyncContext, Context, Handler, Message,
     fut::{wrap_future, wrap_stream},
 };
+use arc_swap::ArcSwapOption;
 use futures_util::stream;
 use log::{error, warn};
 use ruma::{OwnedEventId, OwnedUserId};
@@ -70,6 +71,7 @@ use vestibule_storage::{
 
 pub(crate) use self::{
     apply::RoomChange,
+    check_door::Door,
     gather::{Gathered, Lookups, Need},
     load::{LoadError, load},
     memory::{Residency, Room},
@@ -184,6 +186,8 @@ pub(crate) struct RoomActor {
     room: Room,
     context: Arc<RoomContext>,
     gauges: Arc<RoomGauges>,
+    /// What is read without asking the room.
+    door: Arc<ArcSwapOption<Door>>,
     rooms: Rooms,
     incarnation: u64,
     idle_timeout: Duration,
@@ -213,6 +217,7 @@ struct News {
     ended_stays: Vec<OwnedUserId>,
     paths: PathTotals,
     facts: RoomFacts,
+    door: Option<Arc<Door>>,
 }
 
 /// An answer that waits for a commit.
@@ -226,6 +231,7 @@ impl RoomActor {
         room: Room,
         context: Arc<RoomContext>,
         gauges: Arc<RoomGauges>,
+        door: Arc<ArcSwapOption<Door>>,
         rooms: Rooms,
         incarnation: u64,
         idle_timeout: Duration,
@@ -235,6 +241,7 @@ impl RoomActor {
             room,
             context,
             gauges,
+            door,
             rooms,
             incarnation,
             idle_timeout,
@@ -338,17 +345,22 @@ impl RoomActor {
         let (happened, ended_stays) = change.take_news();
         let (paths, facts) = (self.room.take_path_totals(), self.room.facts());
         let origin = self.room.origin_of_commit();
+        let door = self.room.door();
         let commit = change.into_commit(&self.room, self.incarnation, sequence, origin);
         let ticket = self.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit)));
         // The other end is gone only when the actor stops; then nobody waits.
-        let _ = self.in_flight.send(InFlight { sequence, ticket, news: News { happened, ended_stays, paths, facts } });
+        let _ = self.in_flight.send(InFlight {
+            sequence,
+            ticket,
+            news: News { happened, ended_stays, paths, facts, door },
+        });
     }
 
     /// Takes the outcome of a commit. They come in the order of the commits, so that a failure never overtakes a success:
     /// who is told that nothing was written may rely on it.
     fn settle(&mut self, sequence: u64, outcome: Result<News, CommitError>, context: &mut Context<Self>) {
         match outcome {
-            Ok(News { happened, ended_stays, paths, facts }) => {
+            Ok(News { happened, ended_stays, paths, facts, door }) => {
                 for event in happened {
                     self.context.gauges.knock_happened(event);
                 }
@@ -357,6 +369,7 @@ impl RoomActor {
                 }
                 self.context.gauges.add_paths(paths);
                 self.gauges.set_facts(facts);
+                self.show_door(door);
                 self.now_durable(sequence);
                 if self.is_poisoned {
                     self.discard_if_settled(context);
@@ -367,6 +380,18 @@ impl RoomActor {
                 self.fail_waiting(&error);
                 self.discard(context);
             }
+        }
+    }
+
+    /// Before whoever changed it is answered: who hears of a change finds it at the door.
+    fn show_door(&self, door: Option<Arc<Door>>) {
+        let shown = self.door.load();
+        let is_same = match (&*shown, &door) {
+            (Some(shown), Some(door)) => Arc::ptr_eq(shown, door),
+            (shown, door) => shown.is_none() && door.is_none(),
+        };
+        if !is_same {
+            self.door.store(door);
         }
     }
 

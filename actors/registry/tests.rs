@@ -20,8 +20,9 @@ use vestibule_storage::{
 
 use super::AskError;
 use crate::{
-    CheckDoor, CreateRoom, InitialEvent,
+    CreateRoom, InitialEvent,
     limits::{KnockRates, Rate},
+    room::check_door::CheckDoor,
     testing::{Settings, TestRoom, World, message, read, server, settle, until},
 };
 

@@ -25,6 +25,7 @@ use vestibule_storage::room::{ClientTransaction, MemberCounts, OutOfBand, RoomOr
 
 use super::{
     RoomContext,
+    check_door::Door,
     gather::{Gathered, GatheringPlace, Lookups},
 };
 use crate::gauges::{PathTotals, RoomFacts};
@@ -67,7 +68,8 @@ pub struct Room {
     pub(super) context: Arc<RoomContext>,
     pub(super) graph: RoomGraph,
     pub(super) pending: PendingKnocks,
-    pub(super) acl: ServerAcl,
+    acl: Arc<ServerAcl>,
+    door: Option<Arc<Door>>,
     pub(super) counts: MemberCounts,
     /// Joined users by their server. None of ours: our copy is dead.
     joined_by_server: BTreeMap<OwnedServerName, u64>,
@@ -100,7 +102,8 @@ impl Room {
             context,
             graph,
             pending: PendingKnocks::default(),
-            acl: ServerAcl::absent(),
+            acl: Arc::default(),
+            door: None,
             counts: MemberCounts::default(),
             joined_by_server: BTreeMap::new(),
             out_of_band: BTreeMap::new(),
@@ -217,6 +220,18 @@ impl Room {
         self.joined_by_server.contains_key(self.context.identity.server_name())
     }
 
+    /// The room's door as memory has it.
+    pub(super) fn door_now(&mut self) -> Arc<Door> {
+        let door = Door::of(self.graph.version(), self.is_lived_in(), &self.acl, self.door.as_ref());
+        self.door = Some(Arc::clone(&door));
+        door
+    }
+
+    /// What everybody may read at the room's door. `None` for a room that is not stored: of it there is nothing to say.
+    pub(crate) fn door(&mut self) -> Option<Arc<Door>> {
+        (self.residency != Residency::OutOfBand).then(|| self.door_now())
+    }
+
     /// Whether others are in the room and nobody of ours: then what we hold of it may be old, and they decide.
     pub(super) fn is_lived_in_elsewhere(&self) -> bool {
         !self.is_lived_in() && !self.joined_by_server.is_empty()
@@ -251,10 +266,8 @@ impl Room {
     }
 
     fn compile_acl(&mut self) {
-        self.acl = self
-            .state()
-            .get(&StateEventType::RoomServerAcl, "")
-            .map_or_else(ServerAcl::absent, |event| ServerAcl::parse(event.content()));
+        let acl = self.state().get(&StateEventType::RoomServerAcl, "");
+        self.acl = Arc::new(acl.map_or_else(ServerAcl::absent, |event| ServerAcl::parse(event.content())));
     }
 
     pub(super) fn remember_transaction(&mut self, transaction: ClientTransaction, event_id: OwnedEventId) {

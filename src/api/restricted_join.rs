@@ -12,7 +12,7 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
-use vestibule_actors::{AskError, CheckDoor};
+use vestibule_actors::AskError;
 use vestibule_protocol::{
     membership::KnockRefusal,
     room_version::RoomVersion,
@@ -102,7 +102,7 @@ async fn membership(app: &App, room_id: &RoomId, user_id: &UserId) -> Result<Opt
 
 /// Whether what we know of a room is how it is: somebody of ours is in it. A room that cannot be asked counts as unknown.
 async fn is_lived_in(app: &App, room_id: &RoomId) -> bool {
-    let asked = app.rooms.ask(room_id, CheckDoor { origin: app.server_name().to_owned() }).await;
+    let asked = app.rooms.check_door(room_id, app.server_name()).await;
     matches!(asked, Ok(_) | Err(AskError::Refused(KnockRefusal::ServerDenied)))
 }
 

@@ -425,7 +425,6 @@ fn the_answer_has_the_shape_of_the_contract() {
     assert_eq!(actor["mailbox"], json!({ "depth": 0, "capacity": 1024 }));
     assert_eq!(actor["messages"]["prepare_knock"], 1);
     assert_eq!(actor["messages"]["admit_knock"], 1);
-    assert_eq!(actor["messages"]["check_door"], 2);
     assert_eq!(actor["forward_extremities"], 1);
     assert_eq!(actor["restarts"], 0);
     let number = |key: &str| actor[key].as_u64().unwrap();

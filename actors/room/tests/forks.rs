@@ -23,7 +23,8 @@ use vestibule_storage::memory::Failure;
 
 use super::support::DAVE;
 use crate::{
-    AdmitJoin, AskError, CheckDoor, PrepareJoin,
+    AdmitJoin, AskError, PrepareJoin,
+    room::check_door::CheckDoor,
     testing::{CPU_PERMITS, TestRoom, World, event, message, server, settle, until},
 };
 

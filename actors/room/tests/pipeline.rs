@@ -238,8 +238,8 @@ async fn stalled_room_does_not_hold_another() {
     let mut stalled = Box::pin(world.send(&room, message(ALICE, "waits")));
     assert!(stalled.as_mut().now_or_never().is_none());
     until("it is enqueued", || world.storage.waiting() == 1).await;
-    let refused = world.rooms.ask(&other.room_id, crate::CheckDoor { origin: crate::testing::server("a.test") }).await;
-    assert_eq!(refused.unwrap(), other.version);
+    let door = crate::room::check_door::CheckDoor { origin: crate::testing::server("a.test") };
+    assert_eq!(world.rooms.ask(&other.room_id, door).await.unwrap(), other.version);
     world.storage.release_all();
     assert!(stalled.await.is_ok());
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use ruma::RoomVersionId;
 use serde_json::json;
 use vestibule_protocol::{
@@ -17,9 +18,9 @@ use vestibule_protocol::{
 use vestibule_storage::room::DecisionAction;
 
 use crate::{
-    AdmitKnock, AskError, CheckDoor, SourceNetwork,
+    AdmitKnock, AskError, SourceNetwork,
     limits::{KnockRates, Rate},
-    testing::{Settings, TestRoom, World, network, put, server},
+    testing::{Settings, TestRoom, World, network, put, server, until},
 };
 
 /// Asks with an event made from an older template, and expects a refusal that leaves nothing behind.
@@ -168,13 +169,12 @@ async fn acl_shuts_the_door_at_once() {
     world.knock(&room, BOB).await;
     let acl = json!({ "allow": ["*"], "deny": ["evil.test", "PEER.*"] });
     world.set_state(&room, "m.room.server_acl", acl).await;
-    let door = |name| CheckDoor { origin: server(name) };
     let denied = AskError::Refused(KnockRefusal::ServerDenied);
     for world in [&world, &world.restarted()] {
         for name in ["evil.test", "evil.test:8448", "peer.test"] {
-            assert_eq!(world.rooms.ask(&room.room_id, door(name)).await.unwrap_err(), denied, "{name}");
+            assert_eq!(world.rooms.check_door(&room.room_id, &server(name)).await.unwrap_err(), denied, "{name}");
         }
-        assert!(world.rooms.ask(&room.room_id, door("third.test")).await.is_ok());
+        assert!(world.rooms.check_door(&room.room_id, &server("third.test")).await.is_ok());
         assert_eq!(world.prepare(&room, EVE).await.unwrap_err(), denied);
         assert_eq!(refusal_of(world, &room, room.signed_knock(&template, EVE, "")).await, KnockRefusal::ServerDenied);
         let leave = world.prepare_leave(&room, BOB).await.unwrap_err();
@@ -182,6 +182,25 @@ async fn acl_shuts_the_door_at_once() {
     }
     world.set_state(&room, "m.room.server_acl", json!({ "allow": ["*"] })).await;
     world.knock(&room, EVE).await;
+}
+
+#[actix::test]
+async fn a_door_shows_what_is_durable() {
+    let world = World::new();
+    let room = world.knockable(RoomVersionId::V12).await;
+    let peer = server("peer.test");
+    world.storage.hold();
+    let acl = json!({ "allow": ["*"], "deny": ["peer.test"] });
+    let mut shutting = Box::pin(world.set_state(&room, "m.room.server_acl", acl));
+    assert!(shutting.as_mut().now_or_never().is_none());
+    until("it is enqueued", || world.storage.waiting() == 1).await;
+    assert!(world.rooms.check_door(&room.room_id, &peer).await.is_ok(), "nobody was told yet");
+    world.storage.release_all();
+    shutting.await;
+    let denied = AskError::Refused(KnockRefusal::ServerDenied);
+    assert_eq!(world.rooms.check_door(&room.room_id, &peer).await.unwrap_err(), denied);
+    let messages = world.rooms.gauges().room(&room.room_id).unwrap().messages;
+    assert_eq!(messages.get("check_door"), None, "a live room is not asked");
 }
 
 #[actix::test]
@@ -215,8 +234,7 @@ async fn room_without_anybody_of_ours_is_a_dead_copy() {
     world.change(&room, ALICE, Leave, ALICE).await.unwrap();
     let dead = AskError::Refused(KnockRefusal::ServerNotInRoom);
     for world in [&world, &world.restarted()] {
-        let door = CheckDoor { origin: server("peer.test") };
-        assert_eq!(world.rooms.ask(&room.room_id, door).await.unwrap_err(), dead);
+        assert_eq!(world.rooms.check_door(&room.room_id, &server("peer.test")).await.unwrap_err(), dead);
         assert_eq!(world.prepare(&room, CAROL).await.unwrap_err(), dead);
         let refusal = refusal_of(world, &room, room.signed_knock(&template, CAROL, "")).await;
         assert_eq!(refusal, KnockRefusal::ServerNotInRoom);

@@ -7,7 +7,7 @@ use ruma::{
     OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, RoomOrAliasId, ServerName, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
-use vestibule_actors::{AskError, CheckDoor};
+use vestibule_actors::AskError;
 use vestibule_protocol::membership::KnockRefusal;
 use vestibule_storage::{error::StorageError, room::RoomReader};
 
@@ -151,7 +151,7 @@ pub async fn lives_here(app: &App, room_id: &RoomId) -> Result<bool, MatrixError
     if room.counts.join == 0 {
         return Ok(true);
     }
-    match app.rooms.ask(room_id, CheckDoor { origin: app.server_name().to_owned() }).await {
+    match app.rooms.check_door(room_id, app.server_name()).await {
         // What the room's ACL says of us is for others to judge.
         Ok(_) | Err(AskError::Refused(KnockRefusal::ServerDenied)) => Ok(true),
         Err(AskError::Refused(KnockRefusal::ServerNotInRoom) | AskError::RoomNotHere) => Ok(false),

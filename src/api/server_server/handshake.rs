@@ -7,7 +7,7 @@ use std::{
 };
 
 use ruma::{OwnedServerName, RoomId, ServerName, signatures::PublicKeyMap};
-use vestibule_actors::{AskError, CheckDoor};
+use vestibule_actors::AskError;
 use vestibule_protocol::{
     membership::{
         HandshakeRefusal, KnockRefusal,
@@ -86,7 +86,7 @@ pub(super) async fn check_door(
     room_id: &RoomId,
     origin: &ServerName,
 ) -> Result<RoomVersion, AskError<KnockRefusal>> {
-    let attempt = || app.rooms.ask(room_id, CheckDoor { origin: origin.to_owned() });
+    let attempt = || app.rooms.check_door(room_id, origin);
     app.limits.hold_until(&*app.clock, attempt, overload_pause).await
 }
 
