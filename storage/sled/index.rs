@@ -1,10 +1,16 @@
-//! The look-up store: one sled tree that follows the journal and says how far.
+//! The look-up store: one sled tree that follows the journal and says how far, and the newest changes, in memory before it.
 //! May not: be written before the journal is durable, or be believed when it disagrees with it.
+//!
+//! sled wakes all its threads for each batch, and holds all readers up meanwhile. So changes gather in memory, where readers
+//! find them first, and go down together. What a crash takes of them is in the journal.
 
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use sled::{Batch, IVec};
@@ -16,7 +22,7 @@ use crate::journal::JournalPosition;
 use crate::keys::{Key, Table};
 use crate::record::Changes;
 
-/// Bytes of one sled batch. Measured: larger ones hold readers back and gain nothing.
+/// Bytes of one sled batch, and of changes that gather in memory. Measured: larger ones hold readers back and gain nothing.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
 /// Stands for a checksum that nobody knows: a checkpoint does not keep the record it ends with.
@@ -94,6 +100,32 @@ impl Mark {
 #[derive(Debug)]
 pub(crate) struct Index {
     db: sled::Db,
+    recent: RwLock<Recent>,
+}
+
+/// Changes that sled does not have yet.
+#[derive(Debug, Default)]
+struct Recent {
+    changes: BTreeMap<IVec, Option<IVec>>,
+    bytes: usize,
+    mark: Mark,
+}
+
+impl Recent {
+    fn add(&mut self, changes: Changes, mark: Mark) {
+        for (key, value) in changes {
+            let (key, value) = (IVec::from(key), value.map(IVec::from));
+            self.bytes += bytes_of(&key, &value);
+            if let Some(older) = self.changes.insert(key.clone(), value) {
+                self.bytes -= bytes_of(&key, &older);
+            }
+        }
+        self.mark = mark;
+    }
+}
+
+fn bytes_of(key: &IVec, value: &Option<IVec>) -> usize {
+    key.len() + value.as_ref().map_or(0, |value| value.len())
 }
 
 impl Index {
@@ -117,7 +149,7 @@ impl Index {
             make_private_dir(path).map_err(sled::Error::from)?;
             // The background flush stays at its default: without it sled never cleans its log.
             let db = sled::Config::new().path(path).cache_capacity(cache_bytes).open()?;
-            Ok(Self { db })
+            Ok(Self { db, recent: RwLock::default() })
         })
     }
 
@@ -153,13 +185,52 @@ impl Index {
         guarded(|| {
             let mut batch = SizedBatch::default();
             for (key, value) in commits.into_iter().flatten() {
-                if let Some(full) = batch.add(key, value.as_deref()) {
+                if let Some(full) = batch.add(IVec::from(&**key), value.as_deref().map(IVec::from)) {
                     self.db.apply_batch(full)?;
                 }
             }
             batch.batch.insert(meta(MARK), mark.to_bytes());
             Ok(self.db.apply_batch(batch.batch)?)
         })
+    }
+
+    /// Takes the changes of commits up to `mark`: readers find them from now on.
+    pub(crate) fn take(&self, changes: Changes, mark: Mark) {
+        self.recent.write().unwrap_or_else(PoisonError::into_inner).add(changes, mark);
+    }
+
+    /// Hands sled the changes that have gathered, if they are many. An error takes nothing from readers, but then the store
+    /// has to be opened again.
+    pub(crate) fn write_down_if_many(&self) -> Result<(), IndexError> {
+        if self.recent().bytes < BATCH_BYTES { Ok(()) } else { self.write_down() }
+    }
+
+    /// Hands sled the changes that have gathered.
+    pub(crate) fn write_down(&self) -> Result<(), IndexError> {
+        let (changes, mark) = {
+            let recent = self.recent();
+            (recent.changes.clone(), recent.mark)
+        };
+        if changes.is_empty() {
+            return Ok(());
+        }
+        guarded(|| {
+            let mut batch = SizedBatch::default();
+            for (key, value) in changes {
+                if let Some(full) = batch.add(key, value) {
+                    self.db.apply_batch(full)?;
+                }
+            }
+            batch.batch.insert(meta(MARK), mark.to_bytes());
+            Ok(self.db.apply_batch(batch.batch)?)
+        })?;
+        // Nobody but the one writer adds to them, so sled has all of them.
+        *self.recent.write().unwrap_or_else(PoisonError::into_inner) = Recent::default();
+        Ok(())
+    }
+
+    fn recent(&self) -> RwLockReadGuard<'_, Recent> {
+        self.recent.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it takes anything. Once a write of its own threads failed, sled takes nothing until it is opened again, and what of
@@ -188,6 +259,10 @@ impl Index {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<IVec>, IndexError> {
+        // First here: what is not here any more is in sled.
+        if let Some(value) = self.recent().changes.get(key) {
+            return Ok(value.clone());
+        }
         guarded(|| Ok(self.db.get(key)?))
     }
 
@@ -203,8 +278,15 @@ impl Index {
 
     /// The entries between two keys.
     pub(crate) fn range(&self, range: impl RangeBounds<Vec<u8>>) -> Entries {
+        let bounds = (range.start_bound().map(Vec::as_slice), range.end_bound().map(Vec::as_slice));
+        let recent = if is_empty(bounds) { VecDeque::new() } else { self.recent_within(bounds) };
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        Entries(self.db.range::<Vec<u8>, _>(bounds))
+        Entries { recent, stored: self.db.range::<Vec<u8>, _>(bounds), front: None, back: None }
+    }
+
+    fn recent_within(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> VecDeque<(IVec, Option<IVec>)> {
+        let recent = self.recent();
+        recent.changes.range::<[u8], _>(bounds).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// Everything that a checkpoint holds.
@@ -212,8 +294,9 @@ impl Index {
         self.range(Key::of(Table::Meta).after()..)
     }
 
-    /// Writes out what sled still holds. Not what durability rests on.
+    /// Writes out what memory and sled still hold. Not what durability rests on.
     pub(crate) fn flush(&self) -> Result<(), IndexError> {
+        self.write_down()?;
         guarded(|| self.db.flush().map(|_| ()).map_err(IndexError::from))
     }
 }
@@ -221,20 +304,94 @@ impl Index {
 /// A key with its value.
 pub(crate) type Entry = (IVec, IVec);
 
-/// Entries in the order of their keys, from either end.
-pub(crate) struct Entries(sled::Iter);
+/// Entries in the order of their keys, from either end: what sled has, with the recent changes over it.
+pub(crate) struct Entries {
+    recent: VecDeque<(IVec, Option<IVec>)>,
+    stored: sled::Iter,
+    /// What sled gave already from either end.
+    front: Option<Entry>,
+    back: Option<Entry>,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Front,
+    Back,
+}
+
+impl Entries {
+    /// The next entry from one end.
+    fn step(&mut self, end: End) -> Result<Option<Entry>, IndexError> {
+        loop {
+            let recent = match end {
+                End::Front => self.recent.front(),
+                End::Back => self.recent.back(),
+            };
+            let recent = recent.map(|(key, _)| key.clone());
+            let stored = self.peek(end)?;
+            let stored_first = match (stored.as_ref(), &recent) {
+                (_, None) => return Ok(stored.take()),
+                (None, Some(_)) => Ordering::Greater,
+                (Some((stored, _)), Some(recent)) => match end {
+                    End::Front => stored.cmp(recent),
+                    End::Back => recent.cmp(stored),
+                },
+            };
+            match stored_first {
+                Ordering::Less => return Ok(stored.take()),
+                Ordering::Equal => _ = stored.take(),
+                Ordering::Greater => {}
+            }
+            let newest = match end {
+                End::Front => self.recent.pop_front(),
+                End::Back => self.recent.pop_back(),
+            };
+            if let Some((key, Some(value))) = newest {
+                return Ok(Some((key, value)));
+            }
+        }
+    }
+
+    /// What sled has next at one end.
+    fn peek(&mut self, end: End) -> Result<&mut Option<Entry>, IndexError> {
+        let (near, far) = match end {
+            End::Front => (&mut self.front, &mut self.back),
+            End::Back => (&mut self.back, &mut self.front),
+        };
+        if near.is_none() {
+            let stored = &mut self.stored;
+            *near = guarded(|| match end {
+                End::Front => Ok(stored.next().transpose()?),
+                End::Back => Ok(stored.next_back().transpose()?),
+            })?;
+        }
+        if near.is_none() {
+            *near = far.take();
+        }
+        Ok(near)
+    }
+}
 
 impl Iterator for Entries {
     type Item = Result<Entry, IndexError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        guarded(|| Ok(self.0.next().transpose()?)).transpose()
+        self.step(End::Front).transpose()
     }
 }
 
 impl DoubleEndedIterator for Entries {
     fn next_back(&mut self) -> Option<Self::Item> {
-        guarded(|| Ok(self.0.next_back().transpose()?)).transpose()
+        self.step(End::Back).transpose()
+    }
+}
+
+/// Whether nothing can lie between the bounds. Of such, maps in memory want to hear nothing.
+fn is_empty(bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+    match bounds {
+        (Bound::Excluded(start), Bound::Excluded(end)) => start >= end,
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start > end,
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
     }
 }
 
@@ -268,8 +425,8 @@ struct SizedBatch {
 
 impl SizedBatch {
     /// Adds a change; what was there before comes back if both together are too much.
-    fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> Option<Batch> {
-        let bytes = key.len() + value.map_or(0, <[u8]>::len);
+    fn add(&mut self, key: IVec, value: Option<IVec>) -> Option<Batch> {
+        let bytes = bytes_of(&key, &value);
         let full = (self.bytes > 0 && self.bytes + bytes > BATCH_BYTES).then(|| {
             self.bytes = 0;
             std::mem::take(&mut self.batch)

@@ -6,6 +6,7 @@ mod conformance;
 mod crashes;
 mod failures;
 mod frozen;
+mod index;
 mod openings;
 mod place;
 mod views;

@@ -16,7 +16,7 @@ use vestibule_storage::{
 
 use super::{Reply, Taking, Waiting, Writer};
 use crate::draft::{Drafted, draft};
-use crate::index::{BATCH_BYTES, Index, IndexError, Mark};
+use crate::index::{Index, IndexError, Mark};
 use crate::journal::error::{AppendError, SyncError};
 use crate::opening::catch_up;
 use crate::record::{self, Changes};
@@ -31,18 +31,17 @@ const READERS_LEAVE_STEP: Duration = Duration::from_millis(10);
 /// A commit whose record was handed to the journal.
 struct Pending {
     reply: Reply,
-    changes: Changes,
     announcement: Announcement,
     subjects: Vec<Subject>,
-    mark: Mark,
     /// The room whose actor's life it belongs to.
     life_of: Option<OwnedRoomId>,
 }
 
-impl Pending {
-    fn bytes(&self) -> usize {
-        self.changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
-    }
+/// What the commits of a batch change together, and how far the store is with them.
+#[derive(Default)]
+struct Merged {
+    changes: Changes,
+    mark: Mark,
 }
 
 impl Writer {
@@ -68,13 +67,13 @@ impl Writer {
 
     /// Appends and syncs the first of those that wait, as many as go together.
     fn make_some(&mut self, index: Arc<Index>, waiting: &mut VecDeque<Waiting>) {
-        let mut overlay = Changes::new();
+        let mut merged = Merged::default();
         let mut pending = VecDeque::new();
         let mut refused = Vec::new();
         let mut bytes = 0;
         while let Some(mut next) = waiting.pop_front() {
             let position = self.journal.next_position();
-            let drafted = match self.draft(&index, &overlay, &next.commit, StreamPosition(position.0)) {
+            let drafted = match self.draft(&index, &merged.changes, &next.commit, StreamPosition(position.0)) {
                 Ok(drafted) => drafted,
                 Err(error) => {
                     // Heard only when what it was judged by is durable.
@@ -106,11 +105,11 @@ impl Writer {
                 | Commit::EdusDone(_)
                 | Commit::Receipts(_) => None,
             };
-            overlay.extend(drafted.changes.iter().map(|(key, value)| (key.clone(), value.clone())));
+            let Drafted { changes, announcement, subjects } = drafted;
+            merged.changes.extend(changes);
+            merged.mark = Mark::of(position, &record);
             if let Some(reply) = next.reply.take() {
-                let Drafted { changes, announcement, subjects } = drafted;
-                let mark = Mark::of(position, &record);
-                pending.push_back(Pending { reply, changes, announcement, subjects, mark, life_of });
+                pending.push_back(Pending { reply, announcement, subjects, life_of });
             }
         }
         // Whoever opens it again waits until nobody holds it.
@@ -118,7 +117,7 @@ impl Writer {
         match self.journal.sync() {
             Ok(_) => {
                 self.count_sync(pending.len());
-                self.finish(pending);
+                self.finish(pending, merged);
                 let was_unread = refused.iter().any(|(_, error)| matches!(error, CommitError::Storage(_)));
                 for (waiting, error) in refused {
                     waiting.refuse(error);
@@ -160,29 +159,26 @@ impl Writer {
         draft(index, overlay, commit, position)
     }
 
-    /// Applies what is durable, publishes it, tells the listener, answers.
-    fn finish(&mut self, mut pending: VecDeque<Pending>) {
-        while !pending.is_empty() {
-            let mut group = Vec::new();
-            let mut bytes = 0;
-            while let Some(next) = pending.pop_front_if(|next| group.is_empty() || bytes + next.bytes() <= BATCH_BYTES)
-            {
-                bytes += next.bytes();
-                group.push(next);
-            }
-            let mark = group.last().map(|last| last.mark).unwrap_or_default();
-            let subjects: Vec<Subject> = group.iter().flat_map(|made| made.subjects.iter().copied()).collect();
-            let changes = || group.iter().map(|made| &made.changes);
-            if let Err(error) = self.views.change(&subjects, |index| index.apply(changes(), mark)) {
-                for made in group.into_iter().rev() {
-                    pending.push_front(made);
-                }
-                return self.apply_failed(&error, pending);
-            }
-            for made in group {
-                self.publish(&made.announcement);
-                made.reply.send(Ok(made.announcement.position));
-            }
+    /// Lets readers find what is durable, publishes it, tells the listener, answers; then sled gets its part, if it is time.
+    fn finish(&mut self, pending: VecDeque<Pending>, merged: Merged) {
+        let Merged { changes, mark } = merged;
+        if pending.is_empty() {
+            return;
+        }
+        let subjects: Vec<Subject> = pending.iter().flat_map(|made| made.subjects.iter().copied()).collect();
+        if let Err(error) = self.views.change(&subjects, |index| index.take(changes, mark)) {
+            return self.apply_failed(&error, pending);
+        }
+        for made in pending {
+            self.publish(&made.announcement);
+            made.reply.send(Ok(made.announcement.position));
+        }
+        let written = match self.views.index() {
+            Some(index) => index.write_down_if_many(),
+            None => Err(IndexError::new("not open")),
+        };
+        if let Err(error) = written {
+            self.index_failed(&error);
         }
     }
 
@@ -216,6 +212,11 @@ impl Writer {
     /// A journal that failed outside a batch.
     pub(super) fn journal_failed(&mut self, error: &SyncError) {
         self.sync_failed(error, VecDeque::new());
+    }
+
+    /// sled did not take what readers have found already.
+    pub(super) fn index_failed(&mut self, error: &IndexError) {
+        self.apply_failed(error, VecDeque::new());
     }
 
     /// The look-up store did not take what is durable: it is opened again, or built anew, from the journal.

@@ -117,6 +117,12 @@ impl Writer {
             return self.journal_failed(&error);
         }
         let Some(index) = self.views.index() else { return };
+        // The journal up to here goes; what is only in memory would cost the next start a rebuild.
+        if let Err(error) = index.write_down() {
+            drop(index);
+            self.answer_asked(&Err(error.to_string()));
+            return self.index_failed(&error);
+        }
         let position = self.journal.durable();
         let cancelled = Arc::new(AtomicBool::new(false));
         self.maintenance.started += 1;
