@@ -5,6 +5,7 @@
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys>
 
 mod attempts;
+mod batch;
 mod document;
 mod fetch;
 mod key_set;

@@ -90,6 +90,10 @@ impl Key {
         Signature::from_slice(signature).is_ok_and(|signature| self.decoded.verify_strict(message, &signature).is_ok())
     }
 
+    pub(super) fn decoded(&self) -> &VerifyingKey {
+        &self.decoded
+    }
+
     pub(super) fn base64(&self) -> Base64 {
         Base64::new(self.decoded.to_bytes().to_vec())
     }

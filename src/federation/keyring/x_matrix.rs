@@ -3,11 +3,13 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#request-authentication>
 
+use std::sync::Arc;
+
 use ruma::{OwnedServerSigningKeyId, ServerName, ServerSigningKeyId, serde::Base64};
 use thiserror::Error;
 use vestibule_protocol::clock::UnixMillis;
 
-use super::{KeyError, Keyring, Purpose, SourceNetwork};
+use super::{KeyError, Keyring, Purpose, SourceNetwork, batch};
 
 /// `Authorization` lines looked at in one request. Ours; servers send one for each of their keys, most send one in all.
 pub const SIGNATURES_MAX: usize = 8;
@@ -58,7 +60,8 @@ pub enum VerifyRequestError {
 impl Keyring {
     /// Verifies that `request.origin` signed `request` for us, at `now`.
     ///
-    /// Every signature whose key can be had must verify, and at least one key must be had. Verification is strict.
+    /// Every signature whose key can be had must verify, and at least one key must be had. Requests that arrive together are
+    /// verified together.
     /// `source` pays when the origin is unknown. Dropping the future cancels no fetch.
     ///
     /// # Errors
@@ -84,11 +87,12 @@ impl Keyring {
             .usable_keys(request.origin, &key_ids, Purpose::Request { now }, Some(source))
             .await
             .map_err(VerifyRequestError::Keys)?;
+        let message: Arc<str> = message.into();
         for (key_id, signature) in request.signatures {
             let Some(key) = keys.get(key_id) else {
                 continue;
             };
-            if !key.verifies(message.as_bytes(), signature.as_bytes()) {
+            if !batch::verifies(key, Arc::clone(&message), signature.as_bytes()).await {
                 return Err(VerifyRequestError::BadSignature { key_id: key_id.clone() });
             }
         }
