@@ -174,6 +174,11 @@ class Synapse:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def client_url(self) -> str:
         return "http://{}:{}".format(*self._client_address)
 

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -26,7 +26,10 @@ pub fn authority_pem() -> String {
 /// A server that shows a certificate for `host`.
 pub fn server_config(host: &str) -> Arc<ServerConfig> {
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &*AUTHORITY).unwrap();
+    let mut params = CertificateParams::new([host.to_owned()]).unwrap();
+    // Else it bears the name of its issuer, and OpenSSL takes it for self-signed.
+    params.distinguished_name.push(DnType::CommonName, host);
+    let certificate = params.signed_by(&key, &*AUTHORITY).unwrap();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()

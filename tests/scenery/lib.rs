@@ -21,7 +21,7 @@ mod user;
 mod wait;
 
 pub use self::{
-    authority::client_config,
+    authority::{authority_pem, client_config},
     canary::{Canary, DENIED_HOST, disguises},
     http::{Answer, Connection, Http, encoded, request},
     peer::{FakePeer, SignedEvent, Template, now_ms, path_of, send_knock_target},

@@ -115,6 +115,12 @@ impl FakePeer {
         Self::in_rooms(name, version, listener, Rooms::default())
     }
 
+    /// A server whose name is where it listens, so that nobody has to be told.
+    pub fn by_address() -> Self {
+        let listener = Self::socket();
+        Self::listening(&listener.local_addr().unwrap().to_string(), "1", listener)
+    }
+
     /// Another server that is in all rooms of this one, and answers for them as well.
     pub fn beside(&self, name: &str) -> Self {
         Self::in_rooms(name, "1", Self::socket(), self.inner.rooms.clone())
@@ -130,6 +136,7 @@ impl FakePeer {
         vestibule::randomness::os_random(&mut seed).unwrap();
         let key = SigningKey::from_seed(version, &seed).unwrap();
         let identity = Identity::new(name.try_into().unwrap(), key);
+        let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
         let inner = Arc::new(Inner {
             name: name.to_owned(),
             identity,
@@ -139,7 +146,8 @@ impl FakePeer {
             script: Mutex::default(),
             rooms,
         });
-        let tls = server_config(name);
+        // A certificate names the host alone, also of a server that is named by address and port.
+        let tls = server_config(host);
         let answering = inner.clone();
         // Ends with the process: it holds nothing but a socket.
         thread::spawn(move || {

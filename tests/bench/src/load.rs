@@ -2,6 +2,7 @@
 //! May not: leave out what an answer that came late kept from being sent. At a fixed rate the time counts from when the request was due.
 
 use std::{
+    ops::Range,
     sync::{
         Barrier,
         atomic::{AtomicUsize, Ordering},
@@ -10,9 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vestibule_scenery::{Connection, Http};
+use vestibule_scenery::{Answer, Connection, Http};
 
 use crate::report::float;
+
+/// One piece of work: by its number, over a connection.
+pub type Work = Box<dyn Fn(&mut Connection, usize) -> Result<(), String> + Send + Sync>;
 
 /// One request, signed.
 pub struct Request {
@@ -23,13 +27,14 @@ pub struct Request {
 }
 
 impl Request {
-    fn send(&self, connection: &mut Connection) -> Result<(), String> {
+    /// The answer, which must be 200.
+    pub fn send(&self, connection: &mut Connection) -> Result<Answer, String> {
         let headers = [("Authorization", self.authorization.as_str())];
         let body = self.body.as_deref().map(str::as_bytes);
         let answer = connection.ask(self.method, &self.target, &headers, body);
         let answer = answer.map_err(|error| format!("{} {}: {error}", self.method, self.target))?;
         if answer.status == 200 {
-            return Ok(());
+            return Ok(answer);
         }
         Err(format!("{} {}: {} {}", self.method, self.target, answer.status, answer.text()))
     }
@@ -60,12 +65,13 @@ impl Run {
     }
 }
 
-/// Sends all of them.
+/// Does the pieces of these numbers.
 ///
 /// # Errors
 /// An answer that is not 200, or none.
-pub fn run(door: &Http, requests: &[Request], connections: usize, pace: Pace) -> Result<Run, String> {
-    let next = AtomicUsize::new(0);
+pub fn run(door: &Http, work: &Work, numbers: Range<usize>, connections: usize, pace: Pace) -> Result<Run, String> {
+    let next = AtomicUsize::new(numbers.start);
+    let numbers = &numbers;
     let ready = Barrier::new(connections.saturating_add(1));
     let (outcomes, elapsed) = thread::scope(|scope| {
         let workers: Vec<_> = (0..connections)
@@ -74,7 +80,7 @@ pub fn run(door: &Http, requests: &[Request], connections: usize, pace: Pace) ->
                 scope.spawn(move || {
                     let connection = door.connect().map_err(|error| error.to_string());
                     ready.wait();
-                    send_some(connection?, requests, next, Instant::now(), pace)
+                    do_some(connection?, work, numbers, next, pace)
                 })
             })
             .collect();
@@ -86,7 +92,7 @@ pub fn run(door: &Http, requests: &[Request], connections: usize, pace: Pace) ->
             .collect();
         (outcomes, started.elapsed())
     });
-    let mut latencies = Vec::with_capacity(requests.len());
+    let mut latencies = Vec::with_capacity(numbers.len());
     for outcome in outcomes {
         latencies.extend(outcome?);
     }
@@ -94,26 +100,28 @@ pub fn run(door: &Http, requests: &[Request], connections: usize, pace: Pace) ->
     Ok(Run { elapsed, latencies })
 }
 
-fn send_some(
+fn do_some(
     mut connection: Connection,
-    requests: &[Request],
+    work: &Work,
+    numbers: &Range<usize>,
     next: &AtomicUsize,
-    started: Instant,
     pace: Pace,
 ) -> Result<Vec<Duration>, String> {
-    let mut latencies = Vec::new();
+    let (started, mut latencies) = (Instant::now(), Vec::new());
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        let Some(request) = requests.get(number) else { return Ok(latencies) };
+        if number >= numbers.end {
+            return Ok(latencies);
+        }
         let due = match pace {
             Pace::Closed => Instant::now(),
             Pace::Open(rate) => {
-                let due = started + Duration::from_secs_f64(float(number) / rate);
+                let due = started + Duration::from_secs_f64(float(number.saturating_sub(numbers.start)) / rate);
                 thread::sleep(due.saturating_duration_since(Instant::now()));
                 due
             }
         };
-        request.send(&mut connection)?;
+        work(&mut connection, number)?;
         latencies.push(due.elapsed());
     }
 }
@@ -161,11 +169,11 @@ mod tests {
 
     #[test]
     fn at_a_fixed_rate_an_answer_that_is_late_makes_those_behind_it_late() {
-        let request = || Request { method: "GET", target: "/".to_owned(), authorization: String::new(), body: None };
-        let requests: Vec<Request> = (0..10).map(|_| request()).collect();
+        let request = Request { method: "GET", target: "/".to_owned(), authorization: String::new(), body: None };
+        let work: Work = Box::new(move |connection, _| request.send(connection).map(drop));
         let pause = Duration::from_millis(300);
         let late = |pace| {
-            let run = run(&slow_starter(pause), &requests, 1, pace).expect("all are answered");
+            let run = run(&slow_starter(pause), &work, 0..10, 1, pace).expect("all are answered");
             run.latencies.iter().filter(|latency| **latency > pause / 2).count()
         };
         assert_eq!(late(Pace::Closed), 1);

@@ -5,17 +5,21 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::{floor::Floor, load::Run, scenarios::Journal};
+use crate::{floor::Floor, load::Run, stage::Journal};
 
 /// What came of one scenario.
 pub struct Figures {
     pub name: &'static str,
+    /// Of which server.
+    pub about: String,
     pub what: &'static str,
+    /// Pieces of the same work that were done before.
+    pub grown: usize,
     pub requests: usize,
     pub connections: usize,
     pub floor: Floor,
     pub verifications: f64,
-    pub wanted: f64,
+    pub wanted: Option<f64>,
     /// Of the server's whole process.
     pub cpu: Duration,
     pub resident_mib: f64,
@@ -27,6 +31,13 @@ pub struct Figures {
 const PERCENTILES: [(&str, usize); 4] = [("p50", 50_000), ("p90", 90_000), ("p99", 99_000), ("max", 100_000)];
 
 impl Figures {
+    /// Of several runs that whose ratio is in the middle.
+    pub fn median(mut runs: Vec<Self>) -> Option<Self> {
+        runs.sort_by(|one, other| one.ratio().total_cmp(&other.ratio()));
+        let middle = runs.len() / 2;
+        runs.into_iter().nth(middle)
+    }
+
     /// Requests, as a number to divide by.
     fn count(&self) -> f64 {
         float(self.requests)
@@ -45,6 +56,11 @@ impl Figures {
         self.count() / self.run.elapsed.as_secs_f64()
     }
 
+    /// The name, with what it had grown to.
+    fn name_grown(&self) -> String {
+        if self.grown == 0 { self.name.to_owned() } else { format!("  after {}", self.grown) }
+    }
+
     fn to_json(&self) -> Value {
         let latencies: serde_json::Map<String, Value> = PERCENTILES
             .iter()
@@ -52,7 +68,9 @@ impl Figures {
             .collect();
         json!({
             "scenario": self.name,
+            "server": self.about,
             "what": self.what,
+            "done_before": self.grown,
             "requests": self.requests,
             "connections": self.connections,
             "per_second": self.per_second(),
@@ -73,28 +91,65 @@ impl Figures {
 /// One line for each scenario.
 pub fn table(all: &[Figures]) -> String {
     let mut text = String::from(
-        "scenario               requests  conns      /s  CPU us  verify us   ratio  wanted  p50 ms  p99 ms  syncs  a sync  MiB\n",
+        "scenario               requests  conns       /s   CPU us  verify us   ratio  wanted   p50 ms   p99 ms  syncs  a sync  MiB\n",
     );
     for figures in all {
         let ms = |part: usize| us(figures.run.percentile(part)) / 1_000.0;
+        let wanted = figures.wanted.map_or_else(|| "-".to_owned(), |wanted| format!("{wanted:.2}"));
         // Writing into a string does not fail.
         let _ = writeln!(
             text,
-            "{:<22} {:>8} {:>6} {:>7.0} {:>7.1} {:>10.1} {:>7.2} {:>7.2} {:>7.2} {:>7.2} {:>6.0} {:>7.1} {:>4.0}",
-            figures.name,
+            "{:<22} {:>8} {:>6} {:>8.1} {:>8.0} {:>10.1} {:>7.2} {:>7} {:>8.2} {:>8.2} {:>6.0} {:>7.1} {:>4.0}{}",
+            figures.name_grown(),
             figures.requests,
             figures.connections,
             figures.per_second(),
             figures.cpu_us(),
             figures.floor.verify_us,
             figures.ratio(),
-            figures.wanted,
+            wanted,
             ms(50_000),
             ms(99_000),
             figures.journal.syncs,
             // What changes nothing syncs nothing.
             if figures.journal.syncs > 0.0 { figures.journal.commits / figures.journal.syncs } else { 0.0 },
             figures.resident_mib,
+            if figures.about == US { String::new() } else { format!("  {}", figures.about) },
+        );
+    }
+    text
+}
+
+/// What the server is called that needs no name in a table.
+pub const US: &str = "Vestibule";
+
+/// Two servers at the same work.
+pub struct Pair {
+    name: &'static str,
+    faster: f64,
+    less_cpu: f64,
+    sooner: f64,
+}
+
+impl Pair {
+    /// How many times better the first is.
+    pub fn of(ours: &Figures, theirs: &Figures) -> Self {
+        Self {
+            name: ours.name,
+            faster: ours.per_second() / theirs.per_second(),
+            less_cpu: theirs.cpu_us() / ours.cpu_us(),
+            sooner: us(theirs.run.percentile(99_000)) / us(ours.run.percentile(99_000)),
+        }
+    }
+}
+
+/// One line for each pair.
+pub fn comparison(pairs: &[Pair]) -> String {
+    let mut text = String::new();
+    for Pair { name, faster, less_cpu, sooner } in pairs {
+        let _ = writeln!(
+            text,
+            "{name}: {faster:.0} times as many a second, CPU {less_cpu:.0} times less, p99 {sooner:.0} times sooner"
         );
     }
     text
@@ -153,10 +208,16 @@ pub fn plot(all: &[Figures]) -> String {
             .collect();
         line(format!("<polyline fill=\"none\" stroke=\"{ink}\" stroke-width=\"2\" points=\"{}\"/>", points.join(" ")));
         let top = MARGIN + 16.0 * float(number);
-        line(format!("<text x=\"{}\" y=\"{top}\" fill=\"{ink}\">{}</text>", MARGIN + 12.0, figures.name));
+        line(format!("<text x=\"{}\" y=\"{top}\" fill=\"{ink}\">{}</text>", MARGIN + 12.0, label_of(figures)));
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+fn label_of(figures: &Figures) -> String {
+    let name =
+        if figures.grown == 0 { figures.name.to_owned() } else { format!("{} after {}", figures.name, figures.grown) };
+    if figures.about == US { name } else { format!("{name} ({})", figures.about) }
 }
 
 fn us(duration: Duration) -> f64 {
@@ -175,12 +236,14 @@ mod tests {
     fn figures() -> Figures {
         Figures {
             name: "send_knock",
+            about: US.to_owned(),
             what: "signed knocks",
+            grown: 0,
             requests: 1_000,
             connections: 8,
             floor: Floor { verify_us: 40.0, sign_us: 20.0 },
             verifications: 2.0,
-            wanted: 2.0,
+            wanted: Some(2.0),
             cpu: Duration::from_millis(160),
             resident_mib: 64.0,
             journal: Journal { syncs: 50.0, commits: 1_000.0 },
@@ -197,6 +260,17 @@ mod tests {
         assert_eq!(json[0]["latency_us"]["p99"].as_f64(), Some(3_000.0));
         let table = table(&[figures()]);
         assert!(table.lines().count() == 2 && table.contains("send_knock"), "{table}");
+    }
+
+    #[test]
+    fn the_run_in_the_middle_counts() {
+        let of = |ms| Figures { cpu: Duration::from_millis(ms), ..figures() };
+        let median = Figures::median(vec![of(900), of(160), of(200)]).expect("there are runs");
+        assert_eq!(median.cpu, Duration::from_millis(200));
+        assert!(Figures::median(Vec::new()).is_none());
+        let pair = Pair::of(&of(160), &of(1_600));
+        assert!((pair.less_cpu - 10.0).abs() < 1e-9 && (pair.faster - 1.0).abs() < 1e-9);
+        assert!(comparison(&[pair]).contains("CPU 10 times less"));
     }
 
     #[test]
