@@ -281,6 +281,22 @@ mod tests {
     }
 
     #[test]
+    fn a_set_up_that_breaks_is_a_miss_and_finds_no_plant() {
+        let broken = |settings: &Settings| Outcome::of(settings, |_, _| Err("there is no server".to_owned()));
+        assert_eq!(verdicts(&proof(broken)), [false, false]);
+    }
+
+    #[test]
+    fn a_miss_about_something_else_finds_no_plant() {
+        let besides = |settings: &Settings| {
+            let mut outcome = honest(settings);
+            outcome.keep_signs(settings, &[(&FAULT, "another fault")]);
+            outcome
+        };
+        assert_eq!(verdicts(&proof(besides)), [true, false]);
+    }
+
+    #[test]
     fn names_are_there_once_and_every_proof_has_a_plant() {
         let mut names: Vec<&str> = every_proof().map(|proof| proof.name).collect();
         names.sort_unstable();
