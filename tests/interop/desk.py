@@ -52,10 +52,11 @@ class Desk:
         self.mo.join(room_id)
         return room_id
 
-    def call_moderator(self, room_id: str, person: Person, level: int = 50) -> None:
+    def call_moderator(self, room_id: str, person: Person, level: int = 50, **needed: int) -> None:
+        """Gives a level to the person, and to actions in that room."""
         path = f"/v3/rooms/{quoted(room_id)}/state/m.room.power_levels/"
         levels = self.olga.client.must("GET", path)
-        levels["users"] = {**levels.get("users", {}), person.user_id: level}
+        levels |= {"users": {**levels.get("users", {}), person.user_id: level}, **needed}
         self.olga.client.must("PUT", path, levels)
 
     # --- at the page --------------------------------------------------------------------------
@@ -277,6 +278,10 @@ def others(desk: Desk) -> None:
                "a member without power sees no knocks", words)
     desk.call_moderator(desk.room, desk.mo, 50)
     desk.check(bool(desk.card(hans)), "once they have it, they do, without loading anew")
+    desk.call_moderator(desk.room, desk.mo, 50, kick=75, ban=75)
+    offered = page.until(lambda: len(found := page.all("[data-act]", desk.card(hans))) == 1 and found)
+    desk.check(offered and offered[0].text == "Accept", "who may only invite is offered that alone")
+    desk.call_moderator(desk.room, desk.mo, 50, kick=50, ban=50)
     desk.call_moderator(desk.room, desk.mo, 0)
     desk.check(desk.is_gone(hans), "and not any more when it is taken away")
     desk.enter()

@@ -8,7 +8,13 @@ use ruma::{OwnedRoomId, RoomId, api::error::ErrorCode};
 use serde_json::{Map, Value, json};
 use vestibule_storage::accounts::AccountChange;
 
-use super::{commit::commit, json_body::JsonBody, own_path::check_own, paths::each, pushrules::push_rules_content};
+use super::{
+    commit::commit,
+    json_body::JsonBody,
+    own_path::check_own,
+    paths::each,
+    pushrules::{PUSH_RULES, PushRules},
+};
 use crate::{
     error::MatrixError,
     extract::{Caller, PathArguments},
@@ -24,7 +30,6 @@ const CONTENT_BYTES_MAX: usize = 128 * 1024;
 /// What has endpoints of its own.
 const KEPT_OTHERWISE: [&str; 2] = [FULLY_READ, PUSH_RULES];
 const FULLY_READ: &str = "m.fully_read";
-const PUSH_RULES: &str = "m.push_rules";
 
 /// Mounts the endpoints.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -36,7 +41,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
 async fn get_global(caller: Caller, path: PathArguments, app: web::Data<App>) -> Result<HttpResponse, MatrixError> {
     check_own(&caller, &path)?;
     if path.get(1) == PUSH_RULES {
-        return Ok(HttpResponse::Ok().json(push_rules_content(&caller.user_id)));
+        let rules = PushRules::load(&*app.stores.accounts, &caller.user_id).await?;
+        return Ok(HttpResponse::Ok().json(rules.content()));
     }
     get(&app, &caller, None, path.get(1)).await
 }

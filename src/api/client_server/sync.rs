@@ -14,6 +14,7 @@ mod room_news;
 mod state_delta;
 mod stripped_room;
 mod summary;
+mod unread;
 
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use self::{
     answer::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Rooms, StateForm, SyncAnswer},
     room_news::{Beside, Wants},
     stripped_room::stripped_room,
+    unread::unread,
 };
 use super::{
     event_filter::room_passes,
@@ -184,7 +186,7 @@ async fn collected(app: &App, caller: &Caller, asked: &Asked) -> Result<SyncAnsw
         .map(|membership| {
             let account_data = data.of_rooms.remove(&membership.room_id).unwrap_or_default();
             let ephemeral = ephemeral.of_rooms.remove(&membership.room_id).unwrap_or_default();
-            news_of(&wants, membership, Beside { account_data, ephemeral })
+            news_of(app, &wants, membership, Beside { account_data, ephemeral })
         })
         .collect();
     let news: Vec<(OwnedRoomId, News)> = stream::iter(tasks).buffered(ROOMS_AT_ONCE).try_collect().await?;
@@ -239,16 +241,20 @@ enum News {
 }
 
 async fn news_of(
+    app: &App,
     wants: &Wants<'_>,
     membership: UserMembership,
     beside: Beside,
 ) -> Result<(OwnedRoomId, News), StorageError> {
     let is_new = wants.since.is_none_or(|since| wants.full_state || membership.position > since);
     let news = match &membership.membership {
-        MembershipState::Join => {
-            let room = wants.joined(&membership, beside).await?;
-            room.map_or(News::None, |room| News::Joined(Box::new(room)))
-        }
+        MembershipState::Join => match wants.joined(&membership, beside).await? {
+            None => News::None,
+            Some(room) => {
+                let unread_notifications = unread(app, &membership.room_id, &wants.caller.user_id).await?;
+                News::Joined(Box::new(JoinedRoom { unread_notifications, ..room }))
+            }
+        },
         MembershipState::Invite if is_new => {
             let invite_state = stripped_room(wants.rooms, &wants.caller.user_id, &membership).await?;
             News::Invited(InvitedRoom { invite_state })

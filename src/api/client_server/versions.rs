@@ -14,8 +14,8 @@ use crate::{error::MatrixError, extract::answer};
 const VERSIONS: [&str; 13] =
     ["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12"];
 
-/// What of later versions is served already: free profile fields (1.16).
-const UNSTABLE_FEATURES: [&str; 2] = ["uk.tcpip.msc4133", "uk.tcpip.msc4133.stable"];
+/// What of later versions is served already: free profile fields (1.16), and a push rule for knocks.
+const UNSTABLE_FEATURES: [&str; 3] = ["uk.tcpip.msc4133", "uk.tcpip.msc4133.stable", "org.matrix.msc4506"];
 
 /// Mounts the endpoint.
 pub fn routes(config: &mut web::ServiceConfig) {

@@ -13,7 +13,7 @@ use super::answer::Events;
 use crate::{
     client_server::{
         event_filter::{lets_account_data_through, lets_room_through, lets_type_through},
-        pushrules::push_rules_content,
+        pushrules::{PUSH_RULES, PushRules},
     },
     extract::Caller,
     state::App,
@@ -53,13 +53,18 @@ pub async fn since(
     let mut news = AccountDataNews { global: Events::default(), of_rooms: BTreeMap::new() };
     let lets_global_through = |kind: &str| lets_account_data_through(&filter.account_data, user_id, kind);
 
-    // Clients block at their start without push rules; until a user can change them they are predefined and never change.
+    // Clients block at their start without push rules. Who never switched one has no row.
     if since.is_none() && lets_global_through(PUSH_RULES) && !rows.iter().any(is_push_rules) {
-        let content = to_raw_value(&push_rules_content(user_id)).ok();
+        let content = to_raw_value(&PushRules::of(user_id, None).content()).ok();
         news.global.events.extend(content.and_then(|content| event(PUSH_RULES, &content)));
     }
     for row in rows.into_iter().filter(|row| row.position <= until) {
-        let Some(event) = RawValue::from_string(row.content).ok().and_then(|content| event(&row.kind, &content)) else {
+        let content = if is_push_rules(&row) {
+            PushRules::of(user_id, Some(&row.content)).content().to_string()
+        } else {
+            row.content
+        };
+        let Some(event) = RawValue::from_string(content).ok().and_then(|content| event(&row.kind, &content)) else {
             continue;
         };
         match row.room_id {
@@ -75,8 +80,6 @@ pub async fn since(
     }
     Ok(news)
 }
-
-const PUSH_RULES: &str = "m.push_rules";
 
 fn is_push_rules(row: &AccountData) -> bool {
     row.room_id.is_none() && row.kind == PUSH_RULES

@@ -10,7 +10,7 @@ use ruma::{OwnedRoomId, OwnedUserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::device_lists::DeviceLists;
+use super::{device_lists::DeviceLists, unread::Unread};
 
 /// A list of events, the way every part of the answer has it.
 #[derive(Debug, Default, Serialize)]
@@ -110,6 +110,8 @@ pub struct JoinedRoom {
     pub summary: Summary,
     /// What happened.
     pub timeline: Timeline,
+    /// What waits for the user's notice.
+    pub unread_notifications: Unread,
 }
 
 /// A room that the user is not in any more.

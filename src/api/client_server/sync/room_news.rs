@@ -142,6 +142,7 @@ impl Wants<'_> {
             state: State::new(told.state, self.state_form),
             summary,
             timeline: told.timeline,
+            ..JoinedRoom::default()
         }))
     }
 

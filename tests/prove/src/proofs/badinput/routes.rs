@@ -137,6 +137,7 @@ fn client(prefix: &str) -> Vec<Route> {
         user("GET", "/pushrules/global/"),
         user("GET", "/pushrules/global/{kind}/{rule_id}"),
         user("GET", "/pushrules/global/{kind}/{rule_id}/enabled"),
+        user("PUT", "/pushrules/global/{kind}/{rule_id}/enabled").fields(r#"{"enabled":true}"#, &["enabled"]),
         user("GET", "/pushrules/global/{kind}/{rule_id}/actions"),
         user("GET", "/devices"),
         user("GET", "/devices/{device_id}"),
