@@ -39,7 +39,7 @@ struct File {
     tag: EntityTag,
 }
 
-static FILES: LazyLock<[File; 11]> = LazyLock::new(|| {
+static FILES: LazyLock<[File; 12]> = LazyLock::new(|| {
     [
         File::new(&["/desk", "/desk/"], HTML, include_str!("desk/desk.html")),
         File::new(&["/desk/desk.css"], CSS, include_str!("desk/desk.css")),
@@ -47,6 +47,7 @@ static FILES: LazyLock<[File; 11]> = LazyLock::new(|| {
         File::new(&["/desk/desk.js"], JS, include_str!("desk/desk.js")),
         File::new(&["/desk/card.js"], JS, include_str!("desk/card.js")),
         File::new(&["/desk/question.js"], JS, include_str!("desk/question.js")),
+        File::new(&["/desk/lists.js"], JS, include_str!("desk/lists.js")),
         File::new(&["/desk/matrix.js"], JS, include_str!("desk/matrix.js")),
         File::new(&["/desk/rooms.js"], JS, include_str!("desk/rooms.js")),
         File::new(&["/desk/levels.js"], JS, include_str!("desk/levels.js")),

@@ -416,6 +416,11 @@ def sizes(desk: Desk) -> None:
     desk.check(desk.is_gone(people[0]), "phone: and they work")
     page.prefer("light")
     page.resize(*DESKTOP)
+    page.all("nav button")[1].click()
+    page.until(lambda: len(page.all("article.knock")) == 1)
+    desk.check(page.text(".room-name") == "Beavers and other builders of dams",
+               "a room of the list can be looked at alone", page.text("#rooms"))
+    page.all("nav button")[0].click()
     page.one("#find").send_keys("ola")
     page.until(lambda: len(page.all("article.knock")) == 1)
     desk.check(len(page.all("article.knock")) == 1, "a word finds the one", page.text("#rooms"))

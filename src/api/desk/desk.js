@@ -2,6 +2,7 @@
 // May not: make markup out of text, or take its own word for what the user may do; the server decides.
 
 import { newCard, showFold, showPast, showPowers } from "./card.js";
+import { place, sectionIn, showChoice } from "./lists.js";
 import { Refused, Session, Unreachable, pause } from "./matrix.js";
 import { ask } from "./question.js";
 import { Rooms } from "./rooms.js";
@@ -209,15 +210,6 @@ function show() {
     focus();
 }
 
-/// Puts these in their order and leaves alone what is in its place: what is moved loses the focus.
-function place(parent, wanted) {
-    const keep = new Set(wanted);
-    for (const child of [...parent.children]) if (!keep.has(child)) child.remove();
-    wanted.forEach((child, index) => {
-        if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
-    });
-}
-
 function showEmpty(waiting, shown) {
     const empty = by("empty");
     empty.hidden = shown > 0;
@@ -228,49 +220,22 @@ function showEmpty(waiting, shown) {
 }
 
 function showRoomList(all) {
-    const waiting = rooms.answerable.filter((room) => all.some((knock) => knock.room === room));
-    const rows = [[null, "All rooms", all.length], ...waiting.map((room) =>
-        [room.id, room.name, all.filter((knock) => knock.room === room).length])];
+    const waiting = rooms.answerable.map((room) => [room.id, room.name, all.filter((knock) => knock.room === room).length])
+        .filter(([, , number]) => number);
     document.querySelector("nav").hidden = waiting.length < 2;
-    const known = new Map([...by("room-list").children].map((item) => [item.dataset.room, item]));
-    place(by("room-list"), rows.map(([id, name, number]) => {
-        const key = id ?? "";
-        const item = known.get(key) ?? document.createElement("li");
-        if (!known.has(key)) {
-            item.dataset.room = key;
-            const button = document.createElement("button");
-            button.append(document.createElement("bdi"), document.createElement("span"));
-            button.addEventListener("click", () => {
-                roomShown = id;
-                show();
-            });
-            item.append(button);
-        }
-        const button = item.firstChild;
-        button.firstChild.textContent = name;
-        button.lastChild.textContent = number;
-        button.setAttribute("aria-pressed", String(roomShown === id));
-        return item;
-    }));
+    showChoice(by("room-list"), [["", "All rooms", all.length], ...waiting], roomShown ?? "", (id) => {
+        roomShown = id || null;
+        show();
+    });
 }
 
 function sectionOf(room, knocks) {
-    const key = `room ${room.id}`;
-    const known = [...by("rooms").children].find((section) => section.dataset.key === key);
-    const section = known ?? by("room-template").content.firstElementChild.cloneNode(true);
-    if (!known) {
-        section.dataset.key = key;
-        section.querySelector(".choose-all").addEventListener("click", () => {
-            const here = shownKnocks().filter((knock) => knock.room.id === room.id);
-            const isAll = here.every((knock) => chosen.has(knock.id));
-            for (const knock of here) choose(knock.id, !isAll);
-            showChosen();
-        });
-    }
-    const name = section.querySelector(".room-name");
-    name.textContent = room.name;
-    name.title = line(room.id);
-    section.setAttribute("aria-label", room.name);
+    const section = sectionIn(by("rooms"), room, () => {
+        const here = shownKnocks().filter((knock) => knock.room.id === room.id);
+        const isAll = here.every((knock) => chosen.has(knock.id));
+        for (const knock of here) choose(knock.id, !isAll);
+        showChosen();
+    });
     section.querySelector(".count").textContent = count(knocks.length, "knock");
     place(section.querySelector("ul"), knocks.map(cardOf));
     return section;

@@ -253,7 +253,7 @@ fn client_elsewhere() -> Vec<Route> {
 }
 
 fn desk() -> impl Iterator<Item = Route> {
-    const FILES: [&str; 12] = [
+    const FILES: [&str; 13] = [
         "",
         "/",
         "/card.js",
@@ -261,6 +261,7 @@ fn desk() -> impl Iterator<Item = Route> {
         "/desk.js",
         "/icon.svg",
         "/levels.js",
+        "/lists.js",
         "/matrix.js",
         "/past.js",
         "/question.js",
