@@ -204,7 +204,7 @@ impl Room {
         }
         change
             .extremities_added
-            .push(ExtremityRow { event_id: event.event_id().to_owned(), arrival: appended.arrival });
+            .extend(appended.arrival.map(|arrival| ExtremityRow { event_id: event.event_id().to_owned(), arrival }));
         for entry in &appended.changes {
             self.entry_changed(entry, &event, order, change);
         }

@@ -293,8 +293,24 @@ impl RoomFixture {
     /// [`NotAdmitted`]; the room is as before.
     pub fn admit(&mut self, event: Arc<Pdu>) -> Result<Appended, NotAdmitted> {
         let before = self.state_before(event.prev_events()).ok_or(NotAdmitted::UnknownPrevEvents)?;
-        self.authorize(&event, &before)?;
-        let placement = match self.graph.place(&event, &before) {
+        self.admit_upon(event, &before)
+    }
+
+    /// The same for an event that cites events which never came, upon the state that somebody claims there.
+    ///
+    /// # Errors
+    /// [`NotAdmitted`]; the room is as before.
+    pub fn admit_across(&mut self, event: Arc<Pdu>, claimed: StateMap) -> Result<Appended, NotAdmitted> {
+        let before = match self.graph.state_across(event.prev_events(), claimed) {
+            StateBefore::Known(node) => node,
+            StateBefore::NotInMemory(_) | StateBefore::Unresolved(_) => return Err(NotAdmitted::UnknownPrevEvents),
+        };
+        self.admit_upon(event, &before)
+    }
+
+    fn admit_upon(&mut self, event: Arc<Pdu>, before: &Arc<StateNode>) -> Result<Appended, NotAdmitted> {
+        self.authorize(&event, before)?;
+        let placement = match self.graph.place(&event, before) {
             CurrentAfter::Known(placement) => placement,
             CurrentAfter::Unresolved(unresolved) => {
                 let mut known = self.known.clone();
@@ -302,14 +318,39 @@ impl RoomFixture {
                 let state =
                     resolve(&self.version, &unresolved.states, &known).unwrap_or_else(|failed| panic!("{failed}"));
                 self.graph.supply(unresolved.after, &state);
-                match self.graph.place(&event, &before) {
+                match self.graph.place(&event, before) {
                     CurrentAfter::Known(placement) => placement,
                     CurrentAfter::Unresolved(_) => panic!("the graph forgot what it was given"),
                 }
             }
         };
-        let appended = self.graph.append(event.clone(), &before, placement);
-        for row in &appended.rows {
+        let appended = self.graph.append(event.clone(), before, placement);
+        self.store(&appended.rows);
+        for event_id in &appended.no_longer_extremities {
+            assert!(self.arrivals.remove(event_id).is_some(), "{event_id} was no extremity");
+        }
+        if let Some(arrival) = appended.arrival {
+            self.arrivals.insert(event.event_id().to_owned(), arrival);
+        }
+        self.before.insert(event.event_id().to_owned(), appended.before);
+        self.known.insert(event.clone());
+        self.events.insert(event.event_id().to_owned(), event);
+        Ok(appended)
+    }
+
+    /// Keeps an event that is in the graph and not in the room.
+    pub fn set_aside(&mut self, event: &Arc<Pdu>, standing: Standing) {
+        let before = self.state_before(event.prev_events()).unwrap_or_else(|| panic!("unknown prev_events"));
+        let event = Arc::new(event.to_standing(standing));
+        let rows = self.graph.set_aside(event.clone(), &before);
+        self.store(&rows);
+        self.before.insert(event.event_id().to_owned(), before.version());
+        self.known.insert(event.clone());
+        self.events.insert(event.event_id().to_owned(), event);
+    }
+
+    fn store(&mut self, rows: &[StateRow]) {
+        for row in rows {
             assert!(
                 row.parent.is_none_or(|parent| self.rows.contains_key(&parent)),
                 "{:?} is stored before its parent {:?}",
@@ -319,14 +360,6 @@ impl RoomFixture {
             let replaced = self.rows.insert(row.version, row.clone());
             assert!(replaced.is_none(), "{:?} is stored twice", row.version);
         }
-        for event_id in &appended.no_longer_extremities {
-            assert!(self.arrivals.remove(event_id).is_some(), "{event_id} was no extremity");
-        }
-        self.arrivals.insert(event.event_id().to_owned(), appended.arrival);
-        self.before.insert(event.event_id().to_owned(), appended.before);
-        self.known.insert(event.clone());
-        self.events.insert(event.event_id().to_owned(), event);
-        Ok(appended)
     }
 
     fn authorize(&self, event: &Pdu, before: &StateNode) -> Result<(), NotAdmitted> {

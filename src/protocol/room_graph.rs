@@ -9,6 +9,7 @@
 //! *core*. As long as all extremities have the same core, what happens at the door costs one insertion; otherwise the full
 //! algorithm decides. A property test holds the two against each other.
 
+mod awaited;
 mod node;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -21,10 +22,13 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-use self::node::{Link, are_tangled};
 pub use self::node::{StateNode, StateRow};
+use self::{
+    awaited::Awaited,
+    node::{Link, are_tangled},
+};
 use crate::{
-    pdu::{Pdu, checks::PREV_EVENTS_MAX},
+    pdu::{Pdu, Standing, checks::PREV_EVENTS_MAX},
     room_version::RoomVersion,
     state::{StateChange, StateKey, StateMap, StateVersion},
 };
@@ -129,6 +133,8 @@ enum NewCurrent {
     Linear,
     Union,
     Resolved(Arc<StateNode>),
+    /// What it follows, the room has gone beyond.
+    Same,
 }
 
 /// What appending an event changed: everything that a commit must hold.
@@ -142,8 +148,8 @@ pub struct Appended {
     pub current: StateVersion,
     /// Entries of the current state that changed: key, event before, event now.
     pub changes: Vec<EntryChange>,
-    /// The arrival number of the event as forward extremity.
-    pub arrival: u64,
+    /// The arrival number of the event as forward extremity. `None`: events that are here stand on it, so it is none.
+    pub arrival: Option<u64>,
     /// Events that are no extremities any more.
     pub no_longer_extremities: Vec<OwnedEventId>,
 }
@@ -181,6 +187,7 @@ pub struct RoomGraph {
     resolved: BTreeMap<BTreeSet<OwnedEventId>, Arc<StateNode>>,
     resolved_order: VecDeque<BTreeSet<OwnedEventId>>,
     unstored: BTreeMap<StateVersion, UnstoredRow>,
+    awaited: Awaited,
     next_version: u64,
     next_arrival: u64,
     counts: PathCounts,
@@ -214,6 +221,7 @@ impl RoomGraph {
             resolved: BTreeMap::new(),
             resolved_order: VecDeque::new(),
             unstored: BTreeMap::new(),
+            awaited: Awaited::default(),
             next_version: next_version.0,
             next_arrival,
             counts: PathCounts::default(),
@@ -389,22 +397,26 @@ impl RoomGraph {
 
     /// How the current state changes with an event that has this state before it.
     pub fn place(&self, event: &Arc<Pdu>, before: &Arc<StateNode>) -> CurrentAfter {
-        let cited: BTreeSet<&OwnedEventId> = event.prev_events().iter().collect();
-        let cited_cores: Vec<u128> =
-            cited.iter().filter_map(|id| self.extremities.get(*id)).map(|held| held.core).collect();
-        if cited_cores.len() == self.extremities.len() {
+        let followed = self.extremities_before(event);
+        if self.is_overtaken(event, &followed) {
+            return self.place_in_the_past(&followed);
+        }
+        if followed.len() == self.extremities.len() {
             return CurrentAfter::Known(Placement { state: NewCurrent::Linear });
         }
+        let followed_cores: Vec<u128> =
+            followed.iter().filter_map(|id| self.extremities.get(id)).map(|held| held.core).collect();
         let node = before.after(event, &self.version, self.seed);
         let other_cores_remain = self.cores.iter().any(|(core, count)| {
-            let leaving = cited_cores.iter().filter(|cited_core| *cited_core == core).count();
+            let leaving = followed_cores.iter().filter(|followed_core| *followed_core == core).count();
             *core != node.core() && *count > leaving
         });
         let core_is_shared = !other_cores_remain && self.current.core() == node.core();
         if core_is_shared && !self.is_tangled && self.can_unite(&node, before, event) {
             return CurrentAfter::Known(Placement { state: NewCurrent::Union });
         }
-        let after = self.extremities_after(event);
+        let after: BTreeSet<OwnedEventId> =
+            self.extremities_beside(&followed).chain([event.event_id().to_owned()]).collect();
         if let Some(resolved) = self.resolved.get(&after) {
             return CurrentAfter::Known(Placement { state: NewCurrent::Resolved(resolved.clone()) });
         }
@@ -413,11 +425,25 @@ impl RoomGraph {
         CurrentAfter::Unresolved(Unresolved { after, states: distinct_states(nodes) })
     }
 
+    /// An event that comes after others which stand on it: the room is beyond it, and beyond what it follows.
+    fn place_in_the_past(&self, followed: &BTreeSet<OwnedEventId>) -> CurrentAfter {
+        if followed.is_empty() {
+            return CurrentAfter::Known(Placement { state: NewCurrent::Same });
+        }
+        let after: BTreeSet<OwnedEventId> = self.extremities_beside(followed).collect();
+        if let Some(resolved) = self.resolved.get(&after) {
+            return CurrentAfter::Known(Placement { state: NewCurrent::Resolved(resolved.clone()) });
+        }
+        CurrentAfter::Unresolved(Unresolved { states: distinct_states(self.nodes_after(&after)), after })
+    }
+
     /// Appends an accepted event. Everything it returns must be committed together; if the commit fails, throw the graph away.
     pub fn append(&mut self, event: Arc<Pdu>, before: &Arc<StateNode>, placement: Placement) -> Appended {
         let mut rows = Vec::new();
         self.take_unstored(before.version(), &mut rows);
         let old_current = self.current.clone();
+        let followed = self.extremities_before(&event);
+        let is_overtaken = self.is_overtaken(&event, &followed);
         let is_resolved = matches!(placement.state, NewCurrent::Resolved(_));
         let next = match placement.state {
             NewCurrent::Linear => {
@@ -432,6 +458,7 @@ impl RoomGraph {
                 self.counts.full = self.counts.full.saturating_add(1);
                 (*node).clone()
             }
+            NewCurrent::Same => (*old_current).clone(),
         };
         let changes = old_current.state().changes_to(next.state());
         if !changes.is_empty() {
@@ -442,15 +469,15 @@ impl RoomGraph {
             self.current = Arc::new(next.sharing(old_current.state(), &changes));
             rows.push(row);
         }
-        let cited: BTreeSet<&OwnedEventId> = event.prev_events().iter().collect();
-        let no_longer_extremities: Vec<OwnedEventId> =
-            cited.into_iter().filter(|id| self.extremities.contains_key(*id)).cloned().collect();
-        for event_id in &no_longer_extremities {
+        for event_id in &followed {
             self.remove_extremity(event_id);
         }
-        let arrival = self.next_arrival;
-        self.next_arrival = self.next_arrival.saturating_add(1);
-        self.add_extremity(Extremity { event: event.clone(), before: before.clone(), arrival });
+        let arrival = (!is_overtaken).then(|| {
+            let arrival = self.next_arrival;
+            self.add_extremity(Extremity { event: event.clone(), before: before.clone(), arrival });
+            arrival
+        });
+        self.await_cited(&event);
         self.is_tangled = is_resolved && self.has_tangles();
         self.remember(event, before.clone());
         Appended {
@@ -459,7 +486,7 @@ impl RoomGraph {
             current: self.current.version(),
             changes: entry_changes(&old_current, changes),
             arrival,
-            no_longer_extremities,
+            no_longer_extremities: followed.into_iter().collect(),
         }
     }
 
@@ -508,6 +535,7 @@ impl RoomGraph {
         let (event, before) = (extremity.event.clone(), extremity.before.clone());
         let event_id = event.event_id().to_owned();
         self.add_extremity(extremity);
+        self.await_cited(&event);
         self.remember(event, before.clone());
         let made = self.extremities.get(&event_id).and_then(|held| held.link.as_ref());
         // Of the others nothing is known yet, so any answer that the current state does not share may be a tangle.
@@ -533,9 +561,41 @@ impl RoomGraph {
         are_tangled(befores, made.map(|(user, link)| (user.as_str(), link)))
     }
 
-    fn extremities_after(&self, event: &Pdu) -> BTreeSet<OwnedEventId> {
-        let cited: BTreeSet<&OwnedEventId> = event.prev_events().iter().collect();
-        self.extremities.keys().filter(|id| !cited.contains(id)).cloned().chain([event.event_id().to_owned()]).collect()
+    /// The forward extremities that an event comes after: those that it cites, and those behind cited events that were set
+    /// aside. A set-aside event ends nothing by itself, but what is accepted upon it is after all that it is after.
+    fn extremities_before(&self, event: &Pdu) -> BTreeSet<OwnedEventId> {
+        let mut found = BTreeSet::new();
+        let mut passed: BTreeSet<&OwnedEventId> = BTreeSet::new();
+        let mut next: Vec<&OwnedEventId> = event.prev_events().iter().collect();
+        while let Some(event_id) = next.pop() {
+            if self.extremities.contains_key(event_id) {
+                found.insert(event_id.clone());
+            } else if let Some((cited, _)) = self.recent.get(event_id)
+                && cited.standing() != Standing::Accepted
+                && passed.insert(event_id)
+            {
+                next.extend(cited.prev_events());
+            }
+        }
+        found
+    }
+
+    fn extremities_beside(&self, followed: &BTreeSet<OwnedEventId>) -> impl Iterator<Item = OwnedEventId> {
+        self.extremities.keys().filter(|id| !followed.contains(*id)).cloned()
+    }
+
+    /// Whether accepted events stand on this one, which came after them because nobody gave it to us.
+    fn is_overtaken(&self, event: &Pdu, followed: &BTreeSet<OwnedEventId>) -> bool {
+        // One at least stays: a room has an end. Hashes do not let an event follow what stands on it.
+        self.awaited.contains(event.event_id()) && followed.len() < self.extremities.len()
+    }
+
+    fn await_cited(&mut self, event: &Pdu) {
+        for event_id in event.prev_events() {
+            if !self.recent.contains_key(event_id) {
+                self.awaited.add(event_id);
+            }
+        }
     }
 
     /// The nodes after events that are in memory, each with the node before.

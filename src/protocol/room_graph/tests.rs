@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{CurrentAfter, PathCounts, RECENT_EVENTS_MAX, RESOLVED_SETS_MAX, StateBefore};
 use crate::{
     fixture::{ALICE, BOB, CAROL, EVE, EventSpec, NotAdmitted, RoomFixture, pdu_from, user},
-    pdu::{Pdu, checks::PREV_EVENTS_MAX},
+    pdu::{Pdu, Standing, checks::PREV_EVENTS_MAX},
     state::{StateMap, StateVersion},
 };
 
@@ -336,6 +336,45 @@ fn an_event_that_cites_twice_takes_an_extremity_away_once() {
     let appended = room.admit(knock.clone()).unwrap();
     assert_eq!(appended.no_longer_extremities, template);
     assert!(room.graph().extremity_ids().eq([&id(&knock)]));
+}
+
+#[test]
+fn what_follows_an_event_set_aside_follows_all_that_it_follows() {
+    for standing in [Standing::Rejected, Standing::SoftFailed] {
+        let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+        let template = room.cite();
+        let aside = room.make(EventSpec::message(ALICE, "aside").citing(&template));
+        room.set_aside(&aside, standing);
+        assert!(room.graph().extremity_ids().eq(&template), "it ends nothing by itself");
+        let aside_too = room.make(EventSpec::message(ALICE, "aside too").citing(&[id(&aside)]));
+        room.set_aside(&aside_too, standing);
+        let before = room.graph().path_counts();
+        let knock = room.make(EventSpec::knock(BOB).citing(&[id(&aside_too)]));
+        let appended = room.admit(knock).unwrap();
+        assert_eq!(appended.no_longer_extremities, template);
+        assert_eq!(since(&room, before), (1, 0, 0));
+        assert_eq!(room.graph().extremity_count(), 1);
+        assert_eq!(room.membership(BOB), MembershipState::Knock);
+    }
+}
+
+#[test]
+fn what_comes_after_those_that_stand_on_it_is_no_extremity() {
+    let mut room = RoomFixture::knockable(RoomVersionId::V11).build();
+    let template = room.cite();
+    let late = room.make(EventSpec::knock(BOB).citing(&template));
+    let mut state_after = room.state().clone();
+    state_after.insert(late.clone());
+    let knock = room.make_upon(EventSpec::knock(CAROL).citing(&[id(&late)]), &state_after);
+    room.admit_across(knock.clone(), state_after).unwrap();
+    let state = room.state().clone();
+    let appended = room.admit(late).unwrap();
+    assert_eq!((appended.arrival, appended.no_longer_extremities), (None, template));
+    assert!(room.graph().extremity_ids().eq([&id(&knock)]));
+    assert_eq!(room.state(), &state);
+    room.restart();
+    room.append(EventSpec::message(ALICE, "hello both"));
+    assert_eq!(room.state().users_with(&MembershipState::Knock).len(), 2);
 }
 
 #[test]
