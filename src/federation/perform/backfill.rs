@@ -65,6 +65,7 @@ impl Federation {
                 deadline: Instant::now() + MISSING_DEADLINE,
                 rounds_left: 0,
                 auth_events_left: MISSING_AUTH_EVENTS_MAX,
+                depth_min: 0,
             };
             let events = match self.fetch_history(gap, oldest.event.event_id().to_owned(), limit).await {
                 Ok(Some(events)) => events,

@@ -22,8 +22,9 @@ use vestibule_protocol::{
     membership::ReceiveRefusal,
     pdu::checks::{ShapedPdu, VerifiedPdu},
     room_version::RoomVersion,
+    stream::TimelineOrder,
 };
-use vestibule_storage::room::Direction;
+use vestibule_storage::{error::StorageError, room::Direction};
 
 use super::{Federation, across_gap::of_storage, receive::Asked};
 use crate::{
@@ -88,6 +89,8 @@ pub(super) struct Gap<'a> {
     pub(super) deadline: Instant,
     pub(super) rounds_left: usize,
     pub(super) auth_events_left: usize,
+    /// What is less deep was there before we were. It is history, which is not filled in but crossed.
+    pub(super) depth_min: u64,
 }
 
 impl Federation {
@@ -109,8 +112,16 @@ impl Federation {
             deadline: Instant::now() + MISSING_DEADLINE,
             rounds_left: MISSING_ROUNDS_MAX,
             auth_events_left: MISSING_AUTH_EVENTS_MAX,
+            depth_min: self.depth_of_beginning(room_id).await.map_err(of_storage)?,
         };
         self.fill(gap, event).await
+    }
+
+    /// How deep the event is with which the room began to be lived in here: its create event, or the join of one of ours.
+    async fn depth_of_beginning(&self, room_id: &RoomId) -> Result<u64, StorageError> {
+        let history_ends = Some(TimelineOrder(0));
+        let first = self.inner.stores.rooms.timeline(room_id, history_ends, Direction::Forward, 1).await?;
+        Ok(first.first().map_or(0, |stored| stored.event.depth()))
     }
 
     /// Keeps a pile of events, each of which waits for those above it, and asks the room for the topmost until none is left.
@@ -181,10 +192,11 @@ impl Federation {
         gap.rounds_left = gap.rounds_left.saturating_sub(1);
         let mut fetched = self.missing_before(gap, top).await;
         let in_pile: BTreeSet<OwnedEventId> = pile.iter().map(|event| event.pdu().event_id().to_owned()).collect();
-        fetched.retain(|event| !in_pile.contains(event.pdu().event_id()));
+        fetched.retain(|event| !in_pile.contains(event.pdu().event_id()) && event.pdu().depth() >= gap.depth_min);
         if !missing.iter().any(|id| fetched.iter().any(|event| *event.pdu().event_id() == *id)) {
             for event_id in missing {
-                fetched.extend(self.fetch_event(gap, event_id).await);
+                let event = self.fetch_event(gap, event_id).await;
+                fetched.extend(event.filter(|event| event.pdu().depth() >= gap.depth_min));
             }
         }
         if fetched.is_empty() {
@@ -203,7 +215,7 @@ impl Federation {
             "earliest_events": earliest,
             "latest_events": [event.pdu().event_id()],
             "limit": MISSING_EVENTS_PER_REQUEST,
-            "min_depth": 0,
+            "min_depth": gap.depth_min,
         });
         let request = endpoints::get_missing_events(gap.room_id, body.to_string());
         let Some(answer) = self.fetch(gap, request, MISSING_REPLY_BYTES_MAX).await else { return Vec::new() };

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use vestibule_actors::testing::{RESIDENT, message, read, server, until};
 use vestibule_protocol::{
-    fixture::{ALICE, user},
+    fixture::{ALICE, BOB, user},
     membership::change::MembershipChange,
 };
 use vestibule_storage::memory::MemoryStorage;
@@ -122,6 +122,31 @@ fn a_gap_that_nobody_fills_is_crossed_upon_the_state_behind_it() {
             assert_eq!(us.timeline(&resident.room_id()).last(), next.last());
         });
     }
+}
+
+/// Found by `cargo xtask prove sim --seed 15`: the room's past came in as news, and what of it was set aside left old events as
+/// forward extremities, by which every later state was resolved.
+#[test]
+fn what_was_said_before_we_came_is_crossed_and_not_filled_in() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "knock").await;
+        resident.world.change(&resident.room, ALICE, MembershipChange::Invite, ANNA).await.unwrap();
+        say(&resident, 2).await;
+        let template = resident.world.template(&resident.room, BOB).await;
+        let us = in_the_room(&resident, Peers::slow(resident.answering())).await;
+        let knock = resident.room.signed_knock(&template, BOB, "from an old template");
+        let knock_id = knock.pdu().event_id().to_owned();
+        resident.world.admit(&resident.room, knock).await.unwrap();
+        us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&knock_id)).await.unwrap();
+        assert_eq!(us.timeline(&resident.room_id())[1..], [knock_id]);
+        let asked = us.sent("get_missing_events");
+        assert!(asked.iter().all(|sent| sent.body["min_depth"].as_u64() > Some(2)) && !asked.is_empty());
+        let after = say(&resident, 1).await;
+        us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&after[0])).await.unwrap();
+        let snapshot = read(us.storage.stores().rooms.snapshot(&resident.room_id())).unwrap();
+        let extremities: Vec<OwnedEventId> = snapshot.extremities.into_iter().map(|(row, _)| row.event_id).collect();
+        assert_eq!(extremities, after);
+    });
 }
 
 #[test]
