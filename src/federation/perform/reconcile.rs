@@ -2,8 +2,9 @@
 //! May not: send a second knock, or tell the other servers anything but the question.
 //!
 //! The specification lets a room forget or forbid a knock without a word to the one who knocked. So the question is a
-//! `make_knock`, which changes nothing there: 403 from everybody, or 404 from everybody, ends the knock for our user; anything
-//! else keeps it. Source: DESIGN section 5, row "expire".
+//! `make_knock`, which changes nothing there: 404 from everybody ends the knock for our user, and so does it when everybody
+//! says 403 or gives a template that is not authorized by the knock, since it is in the room's state no more; anything else
+//! keeps it. Source: DESIGN section 5, row "expire".
 
 use std::time::Duration;
 
@@ -109,16 +110,20 @@ impl Federation {
             offered: &offered,
         };
         let deadline = Instant::now() + CANDIDATES_DEADLINE;
-        let (mut forbidden, mut unknown) = (0_usize, 0_usize);
+        let knock_id = row.out_of_band.event.event_id();
+        let (mut gone, mut unknown) = (0_usize, 0_usize);
         let servers = self.candidates(&row.room_id, &[], Some(&row.out_of_band));
         for server in &servers {
             match self.template(server, &wanted, deadline).await {
-                Err(PerformError::Refused { status: 403, .. }) => forbidden = forbidden.saturating_add(1),
+                Err(PerformError::Refused { status: 403, .. }) => gone = gone.saturating_add(1),
+                Ok(template) if template.place.auth_events.iter().all(|cited| cited != knock_id) => {
+                    gone = gone.saturating_add(1);
+                }
                 Err(PerformError::NotFound) => unknown = unknown.saturating_add(1),
                 _ => return false,
             }
         }
-        !servers.is_empty() && (forbidden == servers.len() || unknown == servers.len())
+        !servers.is_empty() && (gone == servers.len() || unknown == servers.len())
     }
 
     async fn abandon(&self, row: OutOfBandRow) {

@@ -542,6 +542,48 @@ fn a_waiting_knock_ends_when_every_server_says_that_it_has_no_chance() {
     }
 }
 
+/// Found by `cargo xtask prove sim --seed 61`: the join rule was changed beside the knock, and state resolution took it away.
+#[test]
+fn a_waiting_knock_ends_when_no_room_holds_it_any_more() {
+    for holds in [true, false] {
+        on_paused_time(async || {
+            let resident = Resident::new(RoomVersionId::V11, "knock").await;
+            let (honest, answers) = (resident.answering(), Arc::new(Mutex::new(0)));
+            let answered = answers.clone();
+            let peers = Peers::slow(move |sent| {
+                let (answer, answers) = (honest(sent), answers.clone());
+                Box::pin(async move {
+                    let answer = answer.await;
+                    *answers.lock().unwrap() += 1;
+                    answer
+                })
+            });
+            let us = Us::new(peers, resident.clock());
+            us.federation.knock(knock_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+            let before = *answered.lock().unwrap();
+            if !holds {
+                // Nobody delivers the denial.
+                resident.world.change(&resident.room, ALICE, MembershipChange::Kick, ANNA).await.unwrap();
+            }
+            let federation = us.federation.clone();
+            tokio::spawn(async move { federation.reconcile().await });
+            settle().await;
+            resident.clock().advance(Duration::from_hours(2));
+            advance(Duration::from_secs(601)).await;
+            until("the server has answered", || *answered.lock().unwrap() > before).await;
+            settle().await;
+            advance(Duration::from_secs(301)).await;
+            let membership = || us.out_of_band(&resident.room_id()).unwrap().membership;
+            if holds {
+                settle().await;
+                assert_eq!(membership(), MembershipState::Knock);
+            } else {
+                until("the knock has ended", || membership() == MembershipState::Leave).await;
+            }
+        });
+    }
+}
+
 #[test]
 fn an_accepted_knock_is_followed_by_a_join_if_that_is_configured() {
     on_paused_time(async || {
