@@ -32,7 +32,7 @@ pub use crate::{
         begin_join::BeginJoin,
         begin_knock::BeginKnock,
         change_membership::ChangeMembership,
-        check_reader::{CheckReader, Protection},
+        check_reader::{CheckReader, Reading},
         check_speakers::{CheckSpeakers, Speakers},
         create_room::{CreateRoom, InitialEvent},
         end_join::EndJoin,

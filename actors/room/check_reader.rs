@@ -11,19 +11,25 @@ use super::{Lookups, Room, RoomMessage, Turn};
 pub struct CheckReader {
     /// The server that wants to read.
     pub origin: OwnedServerName,
-    /// Whether the ACL counts.
-    pub protection: Protection,
+    /// What it wants to read.
+    pub reading: Reading,
 }
 
-/// Whether an endpoint is among those that a room's ACL protects.
+/// What is read of a room.
 ///
-/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls>
+/// Whoever of ours was the last to leave, left by an event that others must take, and those may have to ask for what it stands
+/// on. So events are told as far as they were known here, to the servers that were inside as far as that was known. The room as
+/// it is now is told by those only who live in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protection {
-    /// It is.
-    ByAcl,
-    /// It names no room, so the ACL does not count.
-    Open,
+pub enum Reading {
+    /// Its events, through an endpoint that its ACL protects.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls>
+    Events,
+    /// One event, through an endpoint that names no room, so that the ACL does not count.
+    Event,
+    /// What it is now.
+    Room,
 }
 
 impl RoomMessage for CheckReader {
@@ -35,12 +41,13 @@ impl RoomMessage for CheckReader {
     fn turn(&self, room: &mut Room, _: &Lookups) -> Turn<Self> {
         let refuse = |refusal| Turn::Refuse(refusal, Box::default());
         let is_inside = room.joined_servers().any(|server| *server == self.origin);
+        let is_told = room.is_lived_in() || (is_inside && self.reading != Reading::Room);
         // Whether it is denied is told to nobody but those inside.
-        match self.protection {
-            _ if !room.is_lived_in() => refuse(ReadRefusal::ServerNotInRoom),
+        match self.reading {
+            _ if !is_told => refuse(ReadRefusal::ServerNotInRoom),
             _ if !is_inside => refuse(ReadRefusal::ReaderNotInRoom),
-            Protection::ByAcl if !room.allows(&self.origin) => refuse(ReadRefusal::ServerDenied),
-            Protection::ByAcl | Protection::Open => Turn::Answer(room.version().clone()),
+            Reading::Events if !room.allows(&self.origin) => refuse(ReadRefusal::ServerDenied),
+            Reading::Events | Reading::Event | Reading::Room => Turn::Answer(room.version().clone()),
         }
     }
 }

@@ -12,7 +12,7 @@ use vestibule_protocol::server_reads::Seen;
 
 use super::{
     pdu_text,
-    readers::{Protection, Reader},
+    readers::{Reader, Reading},
 };
 use crate::{
     error::MatrixError,
@@ -28,7 +28,7 @@ async fn event(signed: Signed, request: HttpRequest, app: Data<App>) -> Result<H
     let event_id: OwnedEventId = PathArguments::of_request(&request)?.parse(0, "eventId")?;
     let unknown = || MatrixError::not_found("unknown event");
     let room_id = app.stores.rooms.room_of_event(&event_id).await?.ok_or_else(unknown)?;
-    let mut reader = Reader::admit(&app, &room_id, &signed.origin, Protection::Open).await?;
+    let mut reader = Reader::admit(&app, &room_id, &signed.origin, Reading::Event).await?;
     let event = reader.event(&event_id).await?;
     match reader.seen(&event).await? {
         Seen::Whole => Ok(pdu_text::transaction(&app, [event.event.json()])),

@@ -12,7 +12,7 @@ use ruma::{OwnedEventId, OwnedRoomId};
 use super::{
     auth_chain::Collected,
     pdu_text,
-    readers::{Protection, Reader},
+    readers::{Reader, Reading},
 };
 use crate::{
     error::MatrixError,
@@ -29,7 +29,7 @@ async fn event_auth(signed: Signed, request: HttpRequest, app: Data<App>) -> Res
     let path = PathArguments::of_request(&request)?;
     let room_id: OwnedRoomId = path.parse(0, "roomId")?;
     let event_id: OwnedEventId = path.parse(1, "eventId")?;
-    let reader = Reader::admit(&app, &room_id, &signed.origin, Protection::ByAcl).await?;
+    let reader = Reader::admit(&app, &room_id, &signed.origin, Reading::Events).await?;
     let place = app.limits.hold_whole_answer(&signed.origin).await?;
     let event = Collected::default().with(reader.event(&event_id).await?.event)?;
     let chain = event.auth_chain(&*app.stores.rooms, &room_id, reader.version()).await?;

@@ -14,7 +14,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, Owned
 use super::{
     graph_walk::Gap,
     pdu_text,
-    readers::{Protection, Reader},
+    readers::{Reader, Reading},
 };
 use crate::{
     error::MatrixError,
@@ -38,7 +38,7 @@ async fn get_missing_events(signed: Signed, request: HttpRequest, app: Data<App>
     let room_id: OwnedRoomId = PathArguments::of_request(&request)?.parse(0, "roomId")?;
     let origin = signed.origin.clone();
     let body = signed.into_body()?;
-    let mut reader = Reader::admit(&app, &room_id, &origin, Protection::ByAcl).await?;
+    let mut reader = Reader::admit(&app, &room_id, &origin, Reading::Events).await?;
     let missing = gap(&body)?.walk(&reader).await?;
     let mut shown = Vec::new();
     for event in &missing {

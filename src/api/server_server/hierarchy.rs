@@ -23,7 +23,7 @@ use vestibule_storage::{error::StorageError, room::RoomRow};
 use super::{
     handshake::overload_pause,
     raw_query,
-    readers::{Protection, is_user_of},
+    readers::{Reading, is_user_of},
 };
 use crate::{
     client_server::public_rooms::entry::Entry,
@@ -174,7 +174,7 @@ impl Known {
 
 /// Whether the server has a joined user in the room. `None`: we are not in it ourselves.
 async fn presence(app: &App, room_id: &RoomId, origin: &ServerName) -> Result<Option<bool>, MatrixError> {
-    let attempt = || app.rooms.ask(room_id, CheckReader { origin: origin.to_owned(), protection: Protection::Open });
+    let attempt = || app.rooms.ask(room_id, CheckReader { origin: origin.to_owned(), reading: Reading::Room });
     match app.limits.hold_until(&*app.clock, attempt, overload_pause).await {
         Ok(_) => Ok(Some(true)),
         Err(AskError::Refused(ReadRefusal::ReaderNotInRoom | ReadRefusal::ServerDenied)) => Ok(Some(false)),

@@ -12,7 +12,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use vestibule_actors::CheckReader;
-pub(super) use vestibule_actors::Protection;
+pub(super) use vestibule_actors::Reading;
 use vestibule_protocol::{
     pdu::Pdu,
     room_version::RoomVersion,
@@ -59,9 +59,9 @@ impl<'a> Reader<'a> {
         app: &'a App,
         room_id: &'a RoomId,
         origin: &ServerName,
-        protection: Protection,
+        reading: Reading,
     ) -> Result<Self, MatrixError> {
-        let attempt = || app.rooms.ask(room_id, CheckReader { origin: origin.to_owned(), protection });
+        let attempt = || app.rooms.ask(room_id, CheckReader { origin: origin.to_owned(), reading });
         let version = app.limits.hold_until(&*app.clock, attempt, overload_pause).await?;
         Ok(Self { app, room_id, origin: origin.to_owned(), version, presence: BTreeMap::new() })
     }

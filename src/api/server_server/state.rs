@@ -12,7 +12,7 @@ use ruma::{EventId, OwnedRoomId, ServerName};
 use super::{
     auth_chain::Collected,
     pdu_text, raw_query,
-    readers::{Protection, Reader, has_state},
+    readers::{Reader, Reading, has_state},
 };
 use crate::{
     error::MatrixError,
@@ -48,7 +48,7 @@ impl StateAnswer {
     /// 400, 403, 404 as the specification says; 413 when the state is beyond the bounds of an answer.
     pub(super) async fn read(app: &App, origin: &ServerName, request: &HttpRequest) -> Result<Self, MatrixError> {
         let room_id: OwnedRoomId = PathArguments::of_request(request)?.parse(0, "roomId")?;
-        let reader = Reader::admit(app, &room_id, origin, Protection::ByAcl).await?;
+        let reader = Reader::admit(app, &room_id, origin, Reading::Events).await?;
         let event_id = raw_query::first(request.query_string(), "event_id")
             .ok_or_else(|| MatrixError::missing_param("missing event_id"))?;
         let event_id = EventId::parse(event_id).map_err(MatrixError::invalid_param)?;
