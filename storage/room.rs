@@ -156,6 +156,19 @@ pub struct OutOfBand {
     pub via: Vec<OwnedServerName>,
     /// When it came to be, by our clock.
     pub since: UnixMillis,
+    /// The knock of the user's that it came of, where that is known. A ban beside an invite cites the knock, not the invite.
+    pub knock: Option<OwnedEventId>,
+    /// Joins that the user asked for since, newest last. The room may hold one of which no answer came here.
+    pub joins: Vec<OwnedEventId>,
+    /// A denial or a ban that came although it ends something which has not come yet: the invite of another server.
+    pub early: Option<Arc<Pdu>>,
+}
+
+impl OutOfBand {
+    /// The knock that this is, or came of.
+    pub fn knock_id(&self) -> Option<&EventId> {
+        if self.membership == MembershipState::Knock { Some(self.event.event_id()) } else { self.knock.as_deref() }
+    }
 }
 
 /// How far a handshake with another server is.

@@ -312,6 +312,9 @@ impl Room {
                     stripped: stripped.clone(),
                     via,
                     since: self.now(),
+                    knock: None,
+                    joins: Vec::new(),
+                    early: None,
                 };
                 self.keep_out_of_band(user_id, outside, change);
             }

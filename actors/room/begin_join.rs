@@ -7,6 +7,9 @@ use vestibule_storage::room::OutOfBand;
 
 use super::{Lookups, Room, RoomChange, RoomMessage, Turn};
 
+/// Joins of one user that are remembered beside what the user is to the room. Ours: who asks more often was answered meanwhile.
+const JOINS_MAX: usize = 8;
+
 /// A join that is signed and not sent.
 #[derive(Clone, Debug)]
 pub struct BeginJoin {
@@ -28,6 +31,12 @@ impl RoomMessage for BeginJoin {
             return Turn::Answer(());
         }
         let mut change = RoomChange::default();
+        if let Some(mut standing) = room.out_of_band.get(&self.user_id).cloned() {
+            standing.joins.push(self.join.event.event_id().to_owned());
+            let too_many = standing.joins.len().saturating_sub(JOINS_MAX);
+            standing.joins.drain(..too_many);
+            room.keep_out_of_band(self.user_id.clone(), standing, &mut change);
+        }
         room.begin_join(self.user_id.clone(), self.join.clone(), &mut change);
         Turn::Commit(Box::new(change), ())
     }

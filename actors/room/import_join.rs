@@ -25,6 +25,7 @@ use vestibule_storage::room::{MembershipRow, OutOfBand, PendingKnock};
 use super::{
     Lookups, Need, Room, RoomChange, RoomMessage, Turn,
     apply::{Placed, Source},
+    leave_out_of_band::is_owed,
     memory::Residency,
     outliers::judge_outlier,
 };
@@ -154,6 +155,9 @@ impl RoomMessage for ImportJoin {
             // Somebody of ours was faster: then the join is one event more of a room that we are in.
             return if is_joined { Turn::Answer(()) } else { Turn::Refuse(ImportRefusal::LivedIn, Box::default()) };
         }
+        if room.has_left(join) {
+            return Turn::Refuse(ImportRefusal::Left, Box::default());
+        }
         if room.residency() == Residency::Stored {
             let ids = outliers.iter().map(|event| event.event_id());
             let read: BTreeSet<OwnedEventId> =
@@ -172,6 +176,17 @@ impl RoomMessage for ImportJoin {
 }
 
 impl Room {
+    /// Whether the user has gone back on a join that was begun here, by declining what it follows or by leaving.
+    fn has_left(&self, join: &Pdu) -> bool {
+        let user_id = join.sender();
+        let Some(standing) = self.out_of_band.get(user_id).filter(|_| !self.joining.contains(user_id)) else {
+            return false;
+        };
+        let is_out = matches!(standing.membership, MembershipState::Leave | MembershipState::Ban);
+        let declines = join.auth_events().iter().any(|cited| is_owed(standing, cited));
+        is_out && (declines || standing.event.cites_as_auth(join.event_id()))
+    }
+
     fn import(&mut self, judged: &JudgedJoin, has_place: impl Fn(&Pdu) -> bool) -> Option<RoomChange> {
         let JudgedJoin { version, join, before, outliers } = judged;
         let mut change = RoomChange::default();

@@ -115,6 +115,8 @@ impl Room {
             progress: Progress::Settled,
             event: event.into(),
             since: self.now(),
+            knock: standing.knock_id().map(ToOwned::to_owned),
+            early: None,
             ..standing
         })
     }

@@ -6,10 +6,16 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{OwnedEventId, OwnedServerName};
+use ruma::{
+    OwnedEventId, OwnedServerName, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 use vestibule_protocol::{
-    membership::{ReceiveRefusal, answer::ends_stay},
-    pdu::{Standing, checks::VerifiedPdu},
+    membership::{
+        ReceiveRefusal,
+        answer::{ends_stay, puts_out},
+    },
+    pdu::{Pdu, Standing, checks::VerifiedPdu},
     room_graph::StateBefore,
     state::StateMap,
 };
@@ -19,6 +25,9 @@ use super::{
     incoming::{Cited, IncomingStop, NamedEvents},
     receive_pdu::{Never, Received},
 };
+
+/// Memberships that are gone back through to see what a stay follows from. Ours: each costs a read of the store.
+const STAY_MEMBERSHIPS_MAX: usize = 64;
 
 /// An event behind a gap.
 #[derive(Debug)]
@@ -36,7 +45,7 @@ pub struct ReceiveAcrossGap {
 pub enum StateAcross {
     /// Its events, as the server tells that brought the event. All must be stored, be it as outliers.
     Told(Vec<OwnedEventId>),
-    /// Nothing. What puts a user of ours out of the room is judged by the state that we have; anything else is refused.
+    /// Nothing. What puts the last user of ours out of the room is judged by the state that we have; anything else is refused.
     NotTold,
 }
 
@@ -104,10 +113,15 @@ impl ReceiveAcrossGap {
         }
         let claimed = match &self.state {
             StateAcross::Told(state) => told_state(state, room, lookups)?,
-            StateAcross::NotTold if ends_stay(event, room.state(), room.context.identity.server_name()) => {
-                room.state().clone()
-            }
-            StateAcross::NotTold => return Err(IncomingStop::UnknownPrevEvents(event.prev_events().to_vec())),
+            StateAcross::NotTold => match puts_out(event, room.context.identity.server_name()) {
+                // While others of ours are in the room, there is somebody who is told.
+                Some(user_id)
+                    if room.is_last_of_ours(&user_id) && ends_stay(event, &room.stay_of(&user_id, lookups)?) =>
+                {
+                    room.state().clone()
+                }
+                _ => return Err(IncomingStop::UnknownPrevEvents(event.prev_events().to_vec())),
+            },
         };
         let before = match room.graph.state_across(event.prev_events(), claimed) {
             StateBefore::Known(node) => node,
@@ -117,6 +131,36 @@ impl ReceiveAcrossGap {
             StateBefore::Unresolved(unresolved) => return Err(IncomingStop::Need(Need::Resolution(unresolved))),
         };
         Ok(Cited { before, auth_events })
+    }
+}
+
+impl Room {
+    /// Whether nobody else of ours is in the room.
+    fn is_last_of_ours(&self, user_id: &UserId) -> bool {
+        let joined = self.state().users_with(&MembershipState::Join);
+        joined.iter().all(|joined| joined.server_name() != user_id.server_name() || joined == user_id)
+    }
+
+    /// The user's membership and those that it follows from, newest first. Empty: not all of them are at hand, or they are too
+    /// many.
+    fn stay_of<F>(&self, user_id: &UserId, lookups: &Lookups) -> Result<Vec<Arc<Pdu>>, IncomingStop<F>> {
+        let mut stay: Vec<Arc<Pdu>> = Vec::new();
+        let mut next = self.state().member(user_id).cloned();
+        while let Some(membership) = next {
+            let NamedEvents { auth_events, to_read, absent } = self.named_by(&membership, lookups);
+            if !to_read.is_empty() {
+                return Err(IncomingStop::Need(Need::Events { cited: BTreeSet::new(), read: to_read }));
+            }
+            if !absent.is_empty() || stay.len() >= STAY_MEMBERSHIPS_MAX {
+                return Ok(Vec::new());
+            }
+            stay.push(membership);
+            let is_of_user = |event: &Arc<Pdu>| {
+                *event.kind() == TimelineEventType::RoomMember && event.state_key() == Some(user_id.as_str())
+            };
+            next = auth_events.into_iter().find(is_of_user);
+        }
+        Ok(stay)
     }
 }
 

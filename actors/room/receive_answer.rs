@@ -4,6 +4,8 @@
 //! The specification sends such an event to nobody outside the room; this is how the one who knocked hears of it (SPEC 2.8,
 //! SECURITY T8).
 
+use std::sync::Arc;
+
 use ruma::{
     OwnedServerName, OwnedUserId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -12,9 +14,9 @@ use serde::Deserialize;
 use vestibule_protocol::{
     membership::{
         ReceiveRefusal,
-        answer::{Asked, OutOfBandAnswer, out_of_band_answer},
+        answer::{AnswerRefusal, Asked, OutOfBandAnswer, out_of_band_answer},
     },
-    pdu::checks::VerifiedPdu,
+    pdu::{Pdu, checks::VerifiedPdu},
 };
 use vestibule_storage::room::{Decision, DecisionAction, OutOfBand, Progress};
 
@@ -59,24 +61,53 @@ impl RoomMessage for ReceiveAnswer {
             return Turn::Answer(());
         }
         let shown = shown_senders(&standing);
-        let asked = Asked { user_id: &user_id, pending: &standing.event, via: &standing.via, shown_senders: &shown };
+        let asked = Asked {
+            user_id: &user_id,
+            pending: &standing.event,
+            knock: standing.knock_id(),
+            joins: &standing.joins,
+            via: &standing.via,
+            shown_senders: &shown,
+        };
         let answer = match out_of_band_answer(event, &asked, &self.origin) {
             Ok(answer) => answer,
+            // It may end an invite that another server has not delivered yet.
+            Err(AnswerRefusal::NotCited) if standing.membership == MembershipState::Knock => {
+                let mut change = RoomChange::default();
+                let waits = OutOfBand { early: Some(event.clone()), ..standing };
+                room.keep_out_of_band(user_id, waits, &mut change);
+                return Turn::Commit(Box::new(change), ());
+            }
             Err(refusal) => {
                 log::debug!(room_id:% = room.room_id(), origin:% = self.origin, event_id:% = event.event_id(), reason:% = refusal; "answer not believed");
                 return refuse(ReceiveRefusal::Unsolicited);
             }
         };
+        let mut change = RoomChange::default();
+        room.end_by_answer(user_id, standing, event, answer, &mut change);
+        Turn::Commit(Box::new(change), ())
+    }
+}
+
+impl Room {
+    /// The knock or invite has ended with the answer of somebody in the room.
+    pub(super) fn end_by_answer(
+        &mut self,
+        user_id: OwnedUserId,
+        standing: OutOfBand,
+        event: &Arc<Pdu>,
+        answer: OutOfBandAnswer,
+        change: &mut RoomChange,
+    ) {
         let (membership, action) = match answer {
             OutOfBandAnswer::Denied => (MembershipState::Leave, Some(DecisionAction::Denied)),
             OutOfBandAnswer::Banned => (MembershipState::Ban, Some(DecisionAction::Banned)),
             OutOfBandAnswer::Rescinded => (MembershipState::Leave, None),
         };
-        let mut change = RoomChange::default();
         if let Some(action) = action {
             change.push_decision(Decision {
-                at: room.now(),
-                room_id: room.room_id().to_owned(),
+                at: self.now(),
+                room_id: self.room_id().to_owned(),
                 user_id: user_id.clone(),
                 origin: user_id.server_name().to_owned(),
                 by: Some(event.sender().to_owned()),
@@ -85,10 +116,19 @@ impl RoomMessage for ReceiveAnswer {
                 event_id: Some(event.event_id().to_owned()),
             });
         }
-        let ended =
-            OutOfBand { membership, progress: Progress::Settled, event: event.clone(), since: room.now(), ..standing };
-        room.set_out_of_band(user_id, ended, &mut change);
-        Turn::Commit(Box::new(change), ())
+        let ended = OutOfBand {
+            membership,
+            progress: Progress::Settled,
+            event: event.clone(),
+            since: self.now(),
+            knock: standing.knock_id().map(ToOwned::to_owned),
+            early: None,
+            ..standing
+        };
+        if ended.joins.iter().any(|join| event.cites_as_auth(join)) {
+            self.end_join(&user_id, change);
+        }
+        self.set_out_of_band(user_id, ended, change);
     }
 }
 

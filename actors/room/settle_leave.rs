@@ -46,7 +46,7 @@ impl RoomMessage for SettleLeave {
                 return Turn::Commit(Box::new(change), ());
             }
             MembershipState::Knock => self.leave.cites_as_auth(shown.event_id()),
-            MembershipState::Invite => ends_invite(&self.leave, shown),
+            MembershipState::Invite => ends_invite(&self.leave, shown, None),
             _ => false,
         };
         if !has_ended {
@@ -57,6 +57,8 @@ impl RoomMessage for SettleLeave {
             progress: Progress::Settled,
             event: self.leave.clone(),
             since: room.now(),
+            knock: standing.knock_id().map(ToOwned::to_owned),
+            early: None,
             ..standing
         };
         room.set_out_of_band(self.user_id.clone(), left, &mut change);

@@ -514,6 +514,9 @@ pub enum ImportRefusal {
     /// Somebody of this server joined meanwhile: the join is one event more of a room that we are in.
     #[error("this server is in the room already")]
     LivedIn,
+    /// The user has left the room, or declined the invite, while the join was under way.
+    #[error("the user has left meanwhile")]
+    Left,
 }
 
 /// Why a membership is not changed for a user of this server.

@@ -119,9 +119,11 @@ pub fn sorted_event_texts(stored: &[StoredEvent]) -> Vec<String> {
 
 /// An out-of-band membership as text: all of it that an engine must give back.
 pub fn out_of_band_text(row: &OutOfBand) -> String {
-    let OutOfBand { room_version, membership, progress, event, stripped, via, since } = row;
+    let OutOfBand { room_version, membership, progress, event, stripped, via, since, knock, joins, early } = row;
     let (event_id, json, standing) = (event.event_id(), event.json(), event.standing());
-    format!("{room_version} {membership} {progress:?} {event_id} {standing:?} {json} {stripped:?} {via:?} {since:?}")
+    format!(
+        "{room_version} {membership} {progress:?} {event_id} {standing:?} {json} {stripped:?} {via:?} {since:?} {knock:?} {joins:?} {early:?}"
+    )
 }
 
 fn out_of_band_texts(rows: &[OutOfBandRow]) -> Vec<String> {

@@ -53,10 +53,22 @@ impl StoredForm for OutboxValue {
     }
 }
 
-/// The event is written as its id, its canonical text and its standing; the room version says how to read it.
+fn write_event(fields: &mut FieldWriter, event: &Pdu) {
+    fields.text(event.event_id().as_str());
+    fields.standing(event.standing());
+    fields.text(event.json());
+}
+
+fn read_event(fields: &mut FieldReader<'_>, version: &RoomVersion) -> Option<Arc<Pdu>> {
+    let event_id = parsed(fields.text()?)?;
+    let standing = fields.standing()?;
+    Pdu::from_canonical_text(event_id, fields.text()?.into(), version, standing).ok().map(Arc::new)
+}
+
+/// An event is written as its id, its canonical text and its standing; the room version says how to read it.
 impl StoredForm for OutOfBand {
     const NAME: &'static str = "out-of-band membership";
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 
     fn write(&self, fields: &mut FieldWriter) {
         fields.text(self.room_version.as_str());
@@ -65,9 +77,7 @@ impl StoredForm for OutOfBand {
             Progress::Asking => 0,
             Progress::Settled => 1,
         });
-        fields.text(self.event.event_id().as_str());
-        fields.standing(self.event.standing());
-        fields.text(self.event.json());
+        write_event(fields, &self.event);
         fields.length(self.stripped.len());
         for stripped in &self.stripped {
             fields.text(stripped);
@@ -77,10 +87,16 @@ impl StoredForm for OutOfBand {
             fields.text(server.as_str());
         }
         fields.number(self.since.0);
+        fields.optional(self.knock.as_ref(), |fields, knock| fields.text(knock.as_str()));
+        fields.length(self.joins.len());
+        for join in &self.joins {
+            fields.text(join.as_str());
+        }
+        fields.optional(self.early.as_deref(), write_event);
     }
 
-    fn read(version: u8, fields: &mut FieldReader<'_>) -> Option<Self> {
-        (version == 1).then_some(())?;
+    fn read(layout: u8, fields: &mut FieldReader<'_>) -> Option<Self> {
+        matches!(layout, 1 | 2).then_some(())?;
         let room_version: RoomVersionId = parsed(fields.text()?)?;
         let membership = MembershipState::from(fields.text()?);
         let progress = match fields.byte()? {
@@ -88,10 +104,8 @@ impl StoredForm for OutOfBand {
             1 => Progress::Settled,
             _ => return None,
         };
-        let event_id = parsed(fields.text()?)?;
-        let standing = fields.standing()?;
-        let json = fields.text()?.into();
-        let event = Pdu::from_canonical_text(event_id, json, &RoomVersion::lookup(&room_version)?, standing).ok()?;
+        let version = RoomVersion::lookup(&room_version)?;
+        let event = read_event(fields, &version)?;
         let mut stripped = Vec::new();
         for _ in 0..fields.length()? {
             stripped.push(fields.text()?.to_owned());
@@ -101,6 +115,14 @@ impl StoredForm for OutOfBand {
             via.push(parsed(fields.text()?)?);
         }
         let since = UnixMillis(fields.number()?);
-        Some(Self { room_version, membership, progress, event: Arc::new(event), stripped, via, since })
+        let (mut knock, mut joins, mut early) = (None, Vec::new(), None);
+        if layout > 1 {
+            knock = fields.optional(|fields| parsed(fields.text()?))?;
+            for _ in 0..fields.length()? {
+                joins.push(parsed(fields.text()?)?);
+            }
+            early = fields.optional(|fields| read_event(fields, &version))?;
+        }
+        Some(Self { room_version, membership, progress, event, stripped, via, since, knock, joins, early })
     }
 }

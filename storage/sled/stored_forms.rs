@@ -30,6 +30,8 @@ pub struct Form {
     pub example: &'static str,
     /// Reads bytes and writes what they say. `None`: they are refused.
     pub rewrite: fn(&[u8]) -> Option<Vec<u8>>,
+    /// Whether it is written like this still. What an earlier version wrote is only read.
+    pub is_newest: bool,
 }
 
 fn rewrite<T: StoredForm>(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -42,12 +44,17 @@ fn rewrite_record(bytes: &[u8]) -> Option<Vec<u8>> {
 
 macro_rules! form {
     ($name:literal, $rewrite:expr) => {
-        Form { name: $name, example: include_str!(concat!("frozen/", $name, ".hex")), rewrite: $rewrite }
+        Form {
+            name: $name,
+            example: include_str!(concat!("frozen/", $name, ".hex")),
+            rewrite: $rewrite,
+            is_newest: true,
+        }
     };
 }
 
 /// All of them, the journal's record first.
-pub const FORMS: [Form; 29] = [
+pub const FORMS: [Form; 31] = [
     form!("record.v1", rewrite_record),
     form!("counter.v1", rewrite::<CounterValue>),
     form!("pointer.v1", rewrite::<PointerValue>),
@@ -63,7 +70,9 @@ pub const FORMS: [Form; 29] = [
     form!("outbox_transaction.v1", rewrite::<OutboxValue>),
     form!("outbox_invite.v1", rewrite::<OutboxValue>),
     form!("receipt.v1", rewrite::<ReceiptValue>),
-    form!("out_of_band.v1", rewrite::<OutOfBand>),
+    Form { is_newest: false, ..form!("out_of_band.v1", rewrite::<OutOfBand>) },
+    form!("out_of_band.v2", rewrite::<OutOfBand>),
+    form!("out_of_band_of_knock.v2", rewrite::<OutOfBand>),
     form!("user.v1", rewrite::<User>),
     form!("device.v1", rewrite::<Device>),
     form!("token.v1", rewrite::<TokenValue>),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, RoomId, RoomVersionId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomId, RoomVersionId, UserId,
     events::{
         TimelineEventType,
         room::{member::MembershipState, power_levels::UserPowerLevel},
@@ -14,7 +14,7 @@ use serde_json::json;
 use vestibule_protocol::{
     fixture::{ALICE, BOB, CAROL, EVE, canonical, identity, user},
     membership::{
-        ImportRefusal, JoinRefusal, KnockRefusal, LeaveRefusal, ReceiveRefusal,
+        ImportRefusal, InviteRefusal, JoinRefusal, KnockRefusal, LeaveRefusal, ReceiveRefusal,
         change::MembershipChange::{Ban, Invite, Join, Kick, Knock, Leave},
         handshake::HandshakeKind,
     },
@@ -23,10 +23,10 @@ use vestibule_protocol::{
 };
 use vestibule_storage::{outbox::Delivery, room::Progress};
 
-use super::support::DAVE;
+use super::{out_of_band::cosigned, support::DAVE};
 use crate::{
     AddHistory, AdmitJoin, AskError, JoinAnswer, LeaveOutOfBand, PrepareJoin, ReceiveAcrossGap, ReceiveAnswer,
-    ReceiveOutliers, ReceivePdu, Received, StateAcross,
+    ReceiveInvite, ReceiveOutliers, ReceivePdu, Received, StateAcross,
     testing::{RESIDENT, TestRoom, World, event, message, put, read, server, verified},
 };
 
@@ -569,6 +569,80 @@ async fn who_is_put_out_behind_a_gap_is_out_though_nobody_tells_what_was_before(
             assert_eq!(world.membership(&room, BOB), membership);
         }
     }
+}
+
+/// Found by `cargo xtask prove sim --seed 16`: the moderator's server had not heard of the join, and told nobody there anything.
+#[actix::test]
+async fn who_is_banned_beside_their_own_join_is_out_though_nobody_tells_what_was_before() {
+    let (resident, peer) = (World::new(), World::named(PEER));
+    let room = resident.knockable(RoomVersionId::V11).await;
+    let knock = resident.knock(&room, BOB).await;
+    let overcome = resident.change(&room, ALICE, Kick, BOB).await.unwrap();
+    resident.change(&room, ALICE, Invite, BOB).await.unwrap();
+    join(&resident, &peer, &room, BOB).await;
+    let across = |event: VerifiedPdu| {
+        let message = ReceiveAcrossGap { event, origin: server(RESIDENT), state: StateAcross::NotTold };
+        peer.rooms.ask(&room.room_id, message)
+    };
+    let refused = across(resident.verified(&room.room_id, &overcome)).await;
+    assert!(matches!(refused, Err(AskError::Refused(ReceiveRefusal::MissingEvents { .. }))), "{refused:?}");
+    assert_eq!(peer.membership(&room, BOB), MembershipState::Join);
+    assert_eq!(across(ban_upon(&resident, &room, &knock).await).await, Ok(Received::Accepted));
+    for world in [&peer, &peer.restarted()] {
+        assert_eq!(world.membership(&room, BOB), MembershipState::Ban);
+    }
+}
+
+/// A ban by Alice upon an earlier membership of Bob's, made beside what came of that since, after something that nobody has.
+pub(super) async fn ban_upon(resident: &World, room: &TestRoom, membership: &OwnedEventId) -> VerifiedPdu {
+    let content = canonical(json!({ "membership": "ban" }));
+    let mut ban = made_by(resident, room, ALICE, "m.room.member", Some(BOB), content).await;
+    for key in ["hashes", "signatures"] {
+        ban.remove(key);
+    }
+    let mut cited = ban["auth_events"].as_array().unwrap().to_vec();
+    cited.push(CanonicalJsonValue::String(membership.to_string()));
+    ban.insert("auth_events".to_owned(), CanonicalJsonValue::Array(cited));
+    put(&mut ban, "prev_events", json!([format!("${}", "u".repeat(43))]));
+    identity(&server(RESIDENT)).hash_and_sign(&mut ban, room.version.rules()).unwrap();
+    verified(ban, &room.version)
+}
+
+#[actix::test]
+async fn who_was_invited_past_the_room_stays_invited_when_the_last_of_ours_leaves() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    join(&resident, &peer, &room, BOB).await;
+    peer.change(&room, BEN, Knock, BEN).await.unwrap();
+    peer.deliver(&resident).await;
+    let invite = resident.change(&room, ALICE, Invite, BEN).await.unwrap();
+    let invite = cosigned(&resident, &room, &invite);
+    let message = ReceiveInvite { invite, room_version: RoomVersionId::V11, stripped: Vec::new() };
+    peer.rooms.ask_out_of_band(&room.room_id, &room.version, message).await.unwrap();
+    peer.change(&room, BOB, Leave, BOB).await.unwrap();
+    for world in [&peer, &peer.restarted()] {
+        let row = read(world.stores().rooms.out_of_band_of(&user(BEN), &room.room_id)).unwrap();
+        assert_eq!(row.membership, MembershipState::Invite);
+    }
+}
+
+/// Found by `cargo xtask prove sim --seed 40`: the inviting server never heard our answer, asked again, and took back what Bob
+/// had followed.
+#[actix::test]
+async fn invite_that_comes_once_more_after_its_user_joined_is_taken_as_before() {
+    let (resident, peer, room) = invited(RoomVersionId::V11).await;
+    let invite = resident.look(&room, |room| room.state().member(&user(BOB)).cloned()).await.unwrap();
+    join(&resident, &peer, &room, BOB).await;
+    let receive = |event_id: &OwnedEventId| {
+        let invite = cosigned(&resident, &room, event_id);
+        let message = ReceiveInvite { invite, room_version: RoomVersionId::V11, stripped: Vec::new() };
+        peer.rooms.ask_out_of_band(&room.room_id, &room.version, message)
+    };
+    receive(&invite.event_id().to_owned()).await.unwrap();
+    assert_eq!(peer.membership(&room, BOB), MembershipState::Join);
+    assert_eq!(read(peer.stores().rooms.out_of_band_of(&user(BOB), &room.room_id)), None);
+    resident.change(&room, ALICE, Kick, BOB).await.unwrap();
+    let another = resident.change(&room, ALICE, Invite, BOB).await.unwrap();
+    assert_eq!(receive(&another).await, Err(AskError::Refused(InviteRefusal::AlreadyJoined)));
 }
 
 #[actix::test]

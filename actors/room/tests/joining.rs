@@ -6,16 +6,20 @@ use serde_json::json;
 use vestibule_protocol::{
     clock::Clock,
     fixture::{ALICE, BOB, canonical, user},
-    membership::{change::MembershipChange::Invite, handshake::HandshakeKind},
+    membership::{
+        ImportRefusal,
+        change::MembershipChange::{Ban, Invite, Kick},
+        handshake::HandshakeKind,
+    },
 };
 use vestibule_storage::room::{OutOfBand, OutOfBandRow, Progress};
 
 use super::{
-    elsewhere::{BEN, PEER, join},
+    elsewhere::{BEN, PEER, admitted, join},
     out_of_band::cosigned,
 };
 use crate::{
-    BeginJoin, EndJoin, LeaveOutOfBand, PrepareJoin, ReceiveInvite, RoomMessage,
+    AdmitJoin, AskError, BeginJoin, EndJoin, LeaveOutOfBand, PrepareJoin, ReceiveAnswer, ReceiveInvite, RoomMessage,
     testing::{RESIDENT, TestRoom, World, read, server},
 };
 
@@ -57,6 +61,9 @@ impl Joining {
             stripped: Vec::new(),
             via: vec![server(RESIDENT)],
             since: self.peer.clock.now(),
+            knock: None,
+            joins: Vec::new(),
+            early: None,
         };
         self.ask(BeginJoin { user_id: user(user_id), join: join.clone() }).await;
         join
@@ -145,4 +152,40 @@ async fn who_declines_the_invite_meanwhile_has_no_join_left_to_go_on_with() {
     assert_eq!(this.begun(), []);
     assert_eq!(this.shown(BOB), (Some(MembershipState::Leave), Some(MembershipState::Leave)));
     assert_eq!(this.peer.owed_to(RESIDENT).len(), 1, "the resident may have taken the join, and hears of the leave");
+}
+
+/// Found by `cargo xtask prove sim --seed 282`: the answer to a join came after the user had left through another server.
+#[actix::test]
+async fn a_join_that_its_user_went_back_on_brings_no_room() {
+    let this = Joining::new().await;
+    this.invite().await;
+    this.begin(BOB).await;
+    let late = admitted(&this.resident, &this.peer, &this.room, BOB).await;
+    this.ask(LeaveOutOfBand { user_id: user(BOB), content: canonical(json!({})) }).await;
+    let import = |answer| this.peer.rooms.import_join(&this.room.room_id, &this.room.version, answer);
+    assert_eq!(import(late.clone()).await, Err(AskError::Refused(ImportRefusal::Left)));
+    assert_eq!(this.shown(BOB), (Some(MembershipState::Leave), Some(MembershipState::Leave)));
+    // Who changes their mind once more is in.
+    this.begin(BOB).await;
+    import(late).await.unwrap();
+    assert_eq!(this.shown(BOB).0, Some(MembershipState::Join));
+}
+
+/// Found by `cargo xtask prove sim --seed 314`: the room had taken the join, its answer was lost, and Bob was banned.
+#[actix::test]
+async fn whoever_is_put_out_of_a_join_that_was_never_answered_is_out() {
+    for (change, membership) in [(Kick, MembershipState::Leave), (Ban, MembershipState::Ban)] {
+        let mut this = Joining::new().await;
+        this.invite().await;
+        let join = this.begin(BOB).await;
+        let event = join.event.to_object().unwrap();
+        let signed = this.room.signed(event, BOB, HandshakeKind::Join).into_join().unwrap();
+        this.resident.rooms.ask(&this.room.room_id, AdmitJoin { join: signed }).await.unwrap();
+        this.peer = this.peer.restarted();
+        let answer = this.resident.change(&this.room, ALICE, change, BOB).await.unwrap();
+        let event = this.resident.verified(&this.room.room_id, &answer);
+        this.ask(ReceiveAnswer { event, origin: server(RESIDENT) }).await;
+        assert_eq!(this.begun(), []);
+        assert_eq!(this.shown(BOB), (Some(membership.clone()), Some(membership)));
+    }
 }

@@ -345,6 +345,7 @@ impl From<PerformError> for MatrixError {
             // It happens when two users of ours do this at once; the next attempt finds the room here.
             PerformError::NotBegun(KnockElsewhereRefusal::LivedIn)
             | PerformError::NotImported(ImportRefusal::LivedIn) => Self::limit_exceeded(OVERLOAD_PAUSE),
+            PerformError::NotImported(ImportRefusal::Left) => Self::forbidden("this user has left the room meanwhile"),
             PerformError::NotImported(
                 ImportRefusal::NoCreateEvent | ImportRefusal::JoinNotAuthorized { .. } | ImportRefusal::OtherRoom,
             ) => Self::bad_gateway("the other server's answer does not let this user in"),

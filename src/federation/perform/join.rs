@@ -256,6 +256,9 @@ impl Federation {
             stripped: Vec::new(),
             via: [server.to_owned()].into_iter().chain(others).collect(),
             since: self.inner.clock.now(),
+            knock: None,
+            joins: Vec::new(),
+            early: None,
         };
         let begin = BeginJoin { user_id: wanted.user_id.clone(), join: intent };
         // It may be written down although nobody can say so.

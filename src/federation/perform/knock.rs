@@ -103,6 +103,9 @@ impl Federation {
             stripped: Vec::new(),
             via: via.clone(),
             since: self.inner.clock.now(),
+            knock: None,
+            joins: Vec::new(),
+            early: None,
         };
         let begin = BeginKnock { user_id: user_id.clone(), out_of_band: intent.clone() };
         let begun = self.inner.rooms.ask_out_of_band(&room_id, &version, begin).await;

@@ -5,13 +5,16 @@
 //! handshake, and must show that its sender's server knew what it answers. An answer closes nothing for good: a later invite is
 //! taken all the same.
 
+use std::sync::Arc;
+
 use ruma::{
-    OwnedServerName, ServerName, UserId,
+    EventId, OwnedEventId, OwnedServerName, OwnedUserId, ServerName, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
 use thiserror::Error;
 
-use crate::{pdu::Pdu, state::StateMap};
+use super::crossing::ends_invite;
+use crate::pdu::Pdu;
 
 /// What a user of ours is waiting for.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +23,10 @@ pub struct Asked<'a> {
     pub user_id: &'a UserId,
     /// The member event that is pending: the user's knock, or the invite that nobody accepted yet.
     pub pending: &'a Pdu,
+    /// The user's knock that it is or came of, where that is known.
+    pub knock: Option<&'a EventId>,
+    /// Joins that the user asked for since: the room may hold one of which no answer came here.
+    pub joins: &'a [OwnedEventId],
     /// Servers that are in the room as far as we know; the first took the knock or sent the invite.
     pub via: &'a [OwnedServerName],
     /// The servers of the senders of stripped state whose signatures were verified.
@@ -55,7 +62,7 @@ pub enum AnswerRefusal {
     /// Users of ours leave through us and nobody else.
     #[error("the event is said to be our user's own")]
     OwnEvent,
-    /// Its auth events do not hold what it would answer.
+    /// It comes from a server that may know, but its auth events do not hold what it would answer.
     #[error("the event does not cite what it answers")]
     NotCited,
     /// It comes from a server that had no part in the handshake.
@@ -87,9 +94,6 @@ pub fn out_of_band_answer(pdu: &Pdu, asked: &Asked<'_>, origin: &ServerName) -> 
     if pdu.sender() == asked.user_id {
         return Err(AnswerRefusal::OwnEvent);
     }
-    if !pdu.cites_as_auth(asked.pending.event_id()) {
-        return Err(AnswerRefusal::NotCited);
-    }
     let took_part = if pending == MembershipState::Knock {
         asked.via.first().is_some_and(|server| server == origin)
     } else {
@@ -101,33 +105,46 @@ pub fn out_of_band_answer(pdu: &Pdu, asked: &Asked<'_>, origin: &ServerName) -> 
     if !is_believed {
         return Err(AnswerRefusal::UnrelatedServer);
     }
+    // A ban that another moderator made beside the invite cites the knock, and in the room it keeps the invite out.
+    let is_cited = pdu.cites_as_auth(asked.pending.event_id())
+        || (pending == MembershipState::Invite && ends_invite(pdu, asked.pending, asked.knock))
+        || asked.joins.iter().any(|join| pdu.cites_as_auth(join));
+    if !is_cited {
+        return Err(AnswerRefusal::NotCited);
+    }
     Ok(answer)
 }
 
-/// Whether an event puts a user of ours out of a room that we are in, so far as that shows without what came before it: it is a
-/// leave or a ban by somebody else, and cites the very membership that stands.
+/// The user of ours whom an event puts out of a room that we are in: it is a leave or a ban by somebody else.
+pub fn puts_out(pdu: &Pdu, us: &ServerName) -> Option<OwnedUserId> {
+    let is_end = matches!(pdu.membership(), Some(MembershipState::Leave | MembershipState::Ban));
+    let target = pdu.state_key().filter(|_| is_end && *pdu.kind() == TimelineEventType::RoomMember);
+    let target = target.and_then(|target| UserId::parse(target).ok());
+    target.filter(|target| target.server_name() == us && target != pdu.sender())
+}
+
+/// Whether such an event may end a stay, so far as that shows without what came before it. `stay` is the membership that stands
+/// and all that it follows from, each cited by the one before it.
+///
+/// A kick ends what it cites: one that was made beside a join comes before it in state resolution, and the join stands. A ban
+/// keeps out whatever it was made beside.
 ///
 /// Whoever has nobody in a room any more may not ask for its events. If the event that put out our last user cites others that
-/// never came, there is nobody left who would give us those, and our user would stay in a room that everybody else has closed.
-/// That it cites the membership that stands keeps an old one from being used again after the user has come back.
-pub fn ends_stay(pdu: &Pdu, state: &StateMap, us: &ServerName) -> bool {
-    if *pdu.kind() != TimelineEventType::RoomMember
-        || !matches!(pdu.membership(), Some(MembershipState::Leave | MembershipState::Ban))
-    {
-        return false;
-    }
-    let target = pdu.state_key().and_then(|target| UserId::parse(target).ok());
-    let Some(target) = target.filter(|target| target.server_name() == us && target != pdu.sender()) else {
-        return false;
-    };
-    state.member(&target).is_some_and(|standing| pdu.cites_as_auth(standing.event_id()))
+/// never came, or was made where the user's join was not known yet, there is nobody left who would give us those, and our user
+/// would stay in a room that everybody else has closed. One that the membership follows from has been overcome, and is not to
+/// be used again.
+pub fn ends_stay(pdu: &Pdu, stay: &[Arc<Pdu>]) -> bool {
+    let Some(standing) = stay.first() else { return false };
+    let is_new = stay.iter().all(|earlier| earlier.event_id() != pdu.event_id());
+    let is_ban = pdu.membership() == Some(MembershipState::Ban);
+    is_new && (is_ban || pdu.cites_as_auth(standing.event_id()))
 }
 
 #[cfg(test)]
 mod tests {
     use std::slice::from_ref;
 
-    use ruma::{OwnedEventId, RoomVersionId};
+    use ruma::RoomVersionId;
 
     use super::*;
     use crate::fixture::{ALICE, BOB, CAROL, EVE, EventSpec, RoomFixture, user};
@@ -159,7 +176,14 @@ mod tests {
         let pending = room.events()[&pending_id].clone();
         let bob = user(BOB);
         let (via, shown_senders) = (servers(&[VIA, OTHER_VIA]), servers(&[SHOWN]));
-        let asked = Asked { user_id: &bob, pending: &pending, via: &via, shown_senders: &shown_senders };
+        let asked = Asked {
+            user_id: &bob,
+            pending: &pending,
+            knock: None,
+            joins: &[],
+            via: &via,
+            shown_senders: &shown_senders,
+        };
         out_of_band_answer(&event, &asked, origin.try_into().unwrap())
     }
 
@@ -249,36 +273,42 @@ mod tests {
             let kick = room.make(EventSpec::kick(ALICE, BOB).authorized_by(&[pending.event_id().to_owned()]));
             let bob = user(BOB);
             let via = servers(&[VIA]);
-            let asked = Asked { user_id: &bob, pending: &pending, via: &via, shown_senders: &[] };
+            let asked =
+                Asked { user_id: &bob, pending: &pending, knock: None, joins: &[], via: &via, shown_senders: &[] };
             let found = out_of_band_answer(&kick, &asked, VIA.try_into().unwrap());
             assert_eq!(found, Err(AnswerRefusal::NothingPending), "{pending:?}");
         }
     }
 
     #[test]
-    fn a_stay_is_ended_by_others_with_a_leave_or_a_ban_that_cites_it() {
+    fn a_stay_is_ended_by_what_others_made_and_it_does_not_follow_from() {
         let mut room = RoomFixture::knockable(RoomVersionId::V11).invite(BOB).build();
-        room.append(EventSpec::join(BOB));
-        let first = room.append(EventSpec::kick(ALICE, BOB));
-        room.append(EventSpec::invite(ALICE, BOB));
-        let join = room.append(EventSpec::join(BOB)).event_id().to_owned();
+        let mut stay = vec![room.append(EventSpec::join(BOB))];
+        let overcome = room.append(EventSpec::kick(ALICE, BOB));
+        let invite = room.append(EventSpec::invite(ALICE, BOB));
+        let join = room.append(EventSpec::join(BOB));
+        stay.extend([overcome.clone(), invite.clone(), join.clone()]);
+        stay.reverse();
         let bob = user(BOB);
-        let create = room.state().create().unwrap().event_id().to_owned();
+        let (invite, join) = (invite.event_id().to_owned(), join.event_id().to_owned());
+        // Whether it puts Bob out, and whether it ends his stay.
         let cases = [
-            (EventSpec::kick(ALICE, BOB), true),
-            (EventSpec::ban(ALICE, BOB), true),
-            (EventSpec::kick(ALICE, BOB).authorized_by(from_ref(&create)), false),
-            (EventSpec::leave(BOB), false),
-            (EventSpec::kick(BOB, ALICE), false),
-            (EventSpec::invite(ALICE, BOB).authorized_by(from_ref(&join)), false),
-            (EventSpec::message(ALICE, "go away").authorized_by(from_ref(&join)), false),
+            (EventSpec::kick(ALICE, BOB), true, true),
+            (EventSpec::ban(ALICE, BOB), true, true),
+            (EventSpec::kick(ALICE, BOB).citing(from_ref(&invite)), true, false),
+            (EventSpec::ban(ALICE, BOB).citing(from_ref(&invite)), true, true),
+            (EventSpec::leave(BOB), false, true),
+            (EventSpec::kick(BOB, ALICE), false, true),
+            (EventSpec::message(ALICE, "go away").authorized_by(from_ref(&join)), false, true),
         ];
-        for (spec, expected) in cases {
+        for (spec, puts_bob_out, ends) in cases {
             let event = room.make(spec.clone());
-            assert_eq!(ends_stay(&event, room.state(), bob.server_name()), expected, "{spec:?}");
-            assert!(!ends_stay(&event, room.state(), "elsewhere.test".try_into().unwrap()), "{spec:?}");
+            assert_eq!(puts_out(&event, bob.server_name()), puts_bob_out.then(|| bob.clone()), "{spec:?}");
+            assert_eq!(puts_out(&event, "elsewhere.test".try_into().unwrap()), None, "{spec:?}");
+            assert_eq!(ends_stay(&event, &stay), ends, "{spec:?}");
+            assert!(!ends_stay(&event, &[]), "{spec:?}");
         }
-        assert!(!ends_stay(&first, room.state(), bob.server_name()), "of a stay that has ended long ago");
+        assert!(!ends_stay(&overcome, &stay), "of a stay that has ended long ago");
     }
 
     #[test]
@@ -286,7 +316,14 @@ mod tests {
         let (mut room, pending_id) = room_with(&EventSpec::knock(BOB));
         let kick = room.make(EventSpec::kick(ALICE, BOB));
         let bob = user(BOB);
-        let asked = Asked { user_id: &bob, pending: &room.events()[&pending_id], via: &[], shown_senders: &[] };
+        let asked = Asked {
+            user_id: &bob,
+            pending: &room.events()[&pending_id],
+            knock: None,
+            joins: &[],
+            via: &[],
+            shown_senders: &[],
+        };
         let found = out_of_band_answer(&kick, &asked, VIA.try_into().unwrap());
         assert_eq!(found, Err(AnswerRefusal::UnrelatedServer));
     }

@@ -158,8 +158,18 @@ fn stored_forms_of_what_concerns_peers_read_as_they_were_written() {
         stripped: vec![r#"{"type":"m.room.name"}"#.to_owned()],
         via: vec![owned_server_name!("there.example"), owned_server_name!("other.example")],
         since: UnixMillis(12),
+        knock: None,
+        joins: Vec::new(),
+        early: None,
     };
-    frozen!("out_of_band.v1", out_of_band);
+    let older = OutOfBand::from_bytes(&bytes(include_str!("../frozen/out_of_band.v1.hex"))).unwrap();
+    assert_eq!(older, out_of_band, "the first version is read otherwise");
+    frozen!("out_of_band.v2", out_of_band);
+    let early = Some(out_of_band.event.clone());
+    frozen!(
+        "out_of_band_of_knock.v2",
+        OutOfBand { knock: Some(event_id.clone()), joins: vec![event_id], early, ..out_of_band.clone() }
+    );
     let read = OutOfBand::from_bytes(&out_of_band.to_bytes()).unwrap();
     assert_eq!((read.event.json(), read.event.standing()), (json, Standing::Accepted));
 }

@@ -128,6 +128,9 @@ fn elsewhere(room: &str, number: u32, sender: &str, membership: &str, progress: 
         stripped: vec!["null".to_owned(), name.to_owned(), r#"{"content":5}"#.to_owned()],
         via: vec!["there.test".try_into().unwrap()],
         since: UnixMillis(0),
+        knock: None,
+        joins: Vec::new(),
+        early: None,
     }
 }
 

@@ -316,6 +316,7 @@ fn what_other_servers_answered() {
             "STYLE 17",
         ),
         (PerformError::NotImported(ImportRefusal::OtherRoom), 502, "M_UNKNOWN", "STYLE 17"),
+        (PerformError::NotImported(ImportRefusal::Left), 403, "M_FORBIDDEN", "CS 10.4: the user is not in the room"),
         (PerformError::TooLarge, 413, "M_TOO_LARGE", "SECURITY V52"),
         (PerformError::BadContent { what: "x".to_owned() }, 400, "M_BAD_JSON", "SPEC 2.12"),
         (PerformError::Overloaded, 429, "M_LIMIT_EXCEEDED", "SECURITY T23"),

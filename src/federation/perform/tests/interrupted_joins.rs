@@ -134,6 +134,11 @@ fn whoever_asks_while_an_interrupted_join_goes_on_gets_its_outcome() {
     });
 }
 
+/// A row but for the joins that were asked for: of those nobody knows for sure what came.
+fn without_joins(row: Option<OutOfBand>) -> Option<OutOfBand> {
+    row.map(|row| OutOfBand { joins: Vec::new(), ..row })
+}
+
 #[test]
 fn a_join_that_is_refused_after_the_next_start_leaves_what_was_before() {
     on_paused_time(async || {
@@ -145,13 +150,13 @@ fn a_join_that_is_refused_after_the_next_start_leaves_what_was_before() {
         let knock = us.out_of_band(&resident.room_id()).unwrap();
         resident.world.change(&resident.room, ALICE, MembershipChange::Invite, ANNA).await.unwrap();
         interrupted(&resident, &us).await;
-        assert_eq!(us.out_of_band(&resident.room_id()), Some(knock.clone()), "shown until it is more");
+        assert_eq!(without_joins(us.out_of_band(&resident.room_id())), Some(knock.clone()), "shown until it is more");
 
         resident.world.change(&resident.room, ALICE, MembershipChange::Ban, ANNA).await.unwrap();
         let next = us.restarted(Peers::slow(resident.answering()), resident.clock());
         next.federation.resume().await;
         until("the join has ended", || begun(&next, &resident).is_none()).await;
-        assert_eq!(next.out_of_band(&resident.room_id()), Some(knock));
+        assert_eq!(without_joins(next.out_of_band(&resident.room_id())), Some(knock));
         assert!(next.sent("send_join").is_empty());
         advance(Duration::from_hours(5)).await;
         settle().await;
@@ -172,7 +177,8 @@ fn a_join_that_is_refused_at_once_leaves_nothing_of_itself_and_all_that_was_befo
             resident.world.change(&resident.room, ALICE, MembershipChange::Invite, ANNA).await.unwrap();
             let refused = us.federation.join(join_via(&resident, &[RESIDENT])).await;
             assert_eq!(refused, Err(PerformError::Refused { status: 403, errcode: ErrorCode::Forbidden }), "{step}");
-            assert_eq!((begun(&us, &resident), us.out_of_band(&resident.room_id())), (None, knock), "{step}");
+            let row = without_joins(us.out_of_band(&resident.room_id()));
+            assert_eq!((begun(&us, &resident), row), (None, knock), "{step}");
             advance(Duration::from_hours(5)).await;
             settle().await;
             assert_eq!(us.sent("make_join").len(), 1, "{step}");

@@ -18,6 +18,9 @@ fn elsewhere(event: StoredEvent, stripped: &[&str]) -> Elsewhere<'static> {
         stripped: stripped.iter().map(|text| (*text).to_owned()).collect(),
         via: vec!["y".try_into().unwrap()],
         since: UnixMillis(5),
+        knock: None,
+        joins: Vec::new(),
+        early: None,
     };
     Elsewhere { user_id: user_id!("@ann:x"), out_of_band }
 }
