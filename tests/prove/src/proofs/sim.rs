@@ -124,6 +124,7 @@ fn run(settings: &Settings) -> Outcome {
     outcome.count_at_least("acknowledged events looked for", sum.promises, least(40));
     outcome.count_at_least("memberships compared", sum.knocks_judged, least(45));
     outcome.count("given up by the knocker's server alone", sum.given_up);
+    outcome.count("invites taken back by strangers", sum.taken_back_by_strangers);
     outcome.count_at_least("virtual hours", virtual_h, least(1));
     outcome.count_at_least("seeds run twice", twice, least(1) / TWICE_ONE_IN);
     outcome
@@ -263,6 +264,7 @@ impl Counts {
         self.failed_writes += other.failed_writes;
         self.knocks_judged += other.knocks_judged;
         self.given_up += other.given_up;
+        self.taken_back_by_strangers += other.taken_back_by_strangers;
         self.promises += other.promises;
     }
 }

@@ -237,6 +237,8 @@ fn knocks(world: &World, cast: &Cast, room: &Room, misses: &mut Vec<Miss>) {
         let plain = |membership: &str| if membership == "ban" { "leave".to_owned() } else { membership.to_owned() };
         if there == "knock" && world.has_given_up(*at, &room.room_id, user_id) {
             world.count(|counts| counts.given_up += 1);
+        } else if own == "invite" && is_taken_back_by_stranger(world, room, *at, user_id) {
+            world.count(|counts| counts.taken_back_by_strangers += 1);
         } else if plain(&there) != plain(&own) {
             misses.push((Broken::Knock, format!("{user_id}: {there} in the room, {own} on the own server")));
         }
@@ -244,6 +246,22 @@ fn knocks(world: &World, cast: &Cast, room: &Room, misses: &mut Vec<Miss>) {
             misses.push((Broken::Knock, format!("{user_id}: {there}, but counted among the waiting otherwise")));
         }
     }
+}
+
+/// Whether the user's server has no reason to believe whoever took an invite back: it is of none of the servers of which it knows
+/// that they are in the room (DESIGN section 5).
+fn is_taken_back_by_stranger(world: &World, room: &Room, at: usize, user_id: &ruma::UserId) -> bool {
+    let Some(row) = world.out_of_band(at, &room.room_id, user_id) else { return false };
+    world.member_event(room.owner, &room.room_id, user_id.as_str()).is_some_and(|end| {
+        let by = end.event.sender_server();
+        let is_out = end.event.membership().is_some_and(|now| ["leave", "ban"].contains(&now.as_str()));
+        let is_shown = row.stripped.iter().any(|event| {
+            serde_json::from_str::<Value>(event).is_ok_and(|event| {
+                event["sender"].as_str().is_some_and(|sender| sender.ends_with(&format!(":{by}")))
+            })
+        });
+        is_out && !is_shown && row.via.iter().all(|known| known != by) && row.event.sender_server() != by
+    })
 }
 
 /// What was acknowledged is there.

@@ -59,6 +59,7 @@ pub struct Counts {
     pub failed_writes: u64,
     pub knocks_judged: u64,
     pub given_up: u64,
+    pub taken_back_by_strangers: u64,
     pub promises: u64,
 }
 
@@ -291,7 +292,7 @@ impl World {
         user_id.split_once(':').is_some_and(|(_, server)| self.places.get(at).is_some_and(|place| place.name == server))
     }
 
-    fn out_of_band(&self, at: usize, room_id: &RoomId, user_id: &UserId) -> Option<OutOfBand> {
+    pub fn out_of_band(&self, at: usize, room_id: &RoomId, user_id: &UserId) -> Option<OutOfBand> {
         let rooms = self.storage(at).stores().rooms;
         read(rooms.out_of_band_of(user_id, room_id))
     }
