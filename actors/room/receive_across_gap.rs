@@ -13,7 +13,7 @@ use ruma::{
 use vestibule_protocol::{
     membership::{
         ReceiveRefusal,
-        answer::{ends_stay, puts_out},
+        answer::{may_end_stay, puts_out},
     },
     pdu::{Pdu, Standing, checks::VerifiedPdu},
     room_graph::StateBefore,
@@ -116,7 +116,7 @@ impl ReceiveAcrossGap {
             StateAcross::NotTold => match puts_out(event, room.context.identity.server_name()) {
                 // While others of ours are in the room, there is somebody who is told.
                 Some(user_id)
-                    if room.is_last_of_ours(&user_id) && ends_stay(event, &room.stay_of(&user_id, lookups)?) =>
+                    if room.is_last_of_ours(&user_id) && may_end_stay(event, &room.stay_of(&user_id, lookups)?) =>
                 {
                     room.state().clone()
                 }
@@ -130,6 +130,12 @@ impl ReceiveAcrossGap {
             }
             StateBefore::Unresolved(unresolved) => return Err(IncomingStop::Need(Need::Resolution(unresolved))),
         };
+        // On our own word about the state it is taken only if it does put the user out. If it does not, somebody will tell.
+        if self.state == StateAcross::NotTold
+            && !room.place_incoming(event, &before).map_err(IncomingStop::Need)?.keeps(event)
+        {
+            return Err(IncomingStop::UnknownPrevEvents(event.prev_events().to_vec()));
+        }
         Ok(Cited { before, auth_events })
     }
 }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use ruma::{
     OwnedEventId, OwnedServerName,
-    events::{TimelineEventType, room::power_levels::UserPowerLevel},
+    events::{
+        TimelineEventType,
+        room::{member::MembershipState, power_levels::UserPowerLevel},
+    },
 };
 use vestibule_protocol::{
     auth::authorize_by_state,
@@ -17,6 +20,7 @@ use vestibule_protocol::{
     room_graph::StateNode,
     state::PowerAction,
 };
+use vestibule_storage::outbox::{Delivery, OutboxEntry};
 
 use super::{
     Lookups, Room, RoomChange, RoomMessage, Turn,
@@ -116,7 +120,9 @@ impl Room {
             return Ok((change, Received::Rejected { reason: refusal.reason }));
         }
         if authorize_by_state(&version, event, self.state()).is_err() {
-            return Ok((self.set_aside(event, &before, Standing::SoftFailed), Received::SoftFailed));
+            let mut change = self.set_aside(event, &before, Standing::SoftFailed);
+            self.tell_of_ban(event, &mut change);
+            return Ok((change, Received::SoftFailed));
         }
         let event = match self.pass_policy(event, lookups) {
             Ok(event) => event,
@@ -139,6 +145,24 @@ impl Room {
             self.redact(event, &redaction, &mut change);
         }
         Ok((change, Received::Accepted))
+    }
+
+    /// The ban of somebody who came in elsewhere goes to their server once more: when it was made, that server was outside and may
+    /// not have taken it, and the server that let them in does not pass on what it got from us.
+    fn tell_of_ban(&self, join: &Pdu, change: &mut RoomChange) {
+        let (user_id, us) = (join.sender(), self.context.identity.server_name());
+        let is_join = join.membership() == Some(MembershipState::Join) && join.state_key() == Some(user_id.as_str());
+        let ban = self
+            .state()
+            .member(user_id)
+            .filter(|member| member.membership() == Some(MembershipState::Ban) && member.sender_server() == us);
+        if let Some(ban) = ban.filter(|_| is_join && user_id.server_name() != us) {
+            change.push_outbox(OutboxEntry {
+                event_id: ban.event_id().to_owned(),
+                delivery: Delivery::Transaction,
+                destinations: [user_id.server_name().to_owned()].into(),
+            });
+        }
     }
 
     /// Keeps an event that is not part of the room.

@@ -1,7 +1,7 @@
 //! Two servers in one thread: a room that one of them hosts, and what the other makes of it.
 //! May not: bring a network; what one owes the other is handed over by hand.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomId, RoomVersionId, UserId,
@@ -43,15 +43,18 @@ pub(super) async fn join(resident: &World, peer: &World, room: &TestRoom, user_i
     join
 }
 
-/// The same as far as the answer of the server that let the user in.
-pub(super) async fn admitted(resident: &World, peer: &World, room: &TestRoom, user_id: &str) -> JoinAnswer {
-    let request = PrepareJoin {
+fn join_request(peer: &World, room: &TestRoom, user_id: &str) -> PrepareJoin {
+    PrepareJoin {
         user_id: user(user_id),
         origin: peer.server_name().to_owned(),
         offered: vec![room.version.id().clone()],
         authorised_via: None,
-    };
-    let template = resident.rooms.ask(&room.room_id, request).await.unwrap().event;
+    }
+}
+
+/// The same as far as the answer of the server that let the user in.
+pub(super) async fn admitted(resident: &World, peer: &World, room: &TestRoom, user_id: &str) -> JoinAnswer {
+    let template = resident.rooms.ask(&room.room_id, join_request(peer, room, user_id)).await.unwrap().event;
     let join = room.signed(template, user_id, HandshakeKind::Join).into_join().unwrap();
     let admitted = resident.rooms.ask(&room.room_id, AdmitJoin { join }).await.unwrap();
     let state = read(resident.stores().rooms.state_at(&room.room_id, admitted.state_before)).unwrap();
@@ -576,8 +579,10 @@ async fn who_is_put_out_behind_a_gap_is_out_though_nobody_tells_what_was_before(
 async fn who_is_banned_beside_their_own_join_is_out_though_nobody_tells_what_was_before() {
     let (resident, peer) = (World::new(), World::named(PEER));
     let room = resident.knockable(RoomVersionId::V11).await;
-    let knock = resident.knock(&room, BOB).await;
+    resident.knock(&room, BOB).await;
     let overcome = resident.change(&room, ALICE, Kick, BOB).await.unwrap();
+    resident.clock.advance(Duration::from_hours(2));
+    let knock = resident.knock(&room, BOB).await;
     resident.change(&room, ALICE, Invite, BOB).await.unwrap();
     join(&resident, &peer, &room, BOB).await;
     let across = |event: VerifiedPdu| {
@@ -587,15 +592,44 @@ async fn who_is_banned_beside_their_own_join_is_out_though_nobody_tells_what_was
     let refused = across(resident.verified(&room.room_id, &overcome)).await;
     assert!(matches!(refused, Err(AskError::Refused(ReceiveRefusal::MissingEvents { .. }))), "{refused:?}");
     assert_eq!(peer.membership(&room, BOB), MembershipState::Join);
-    assert_eq!(across(ban_upon(&resident, &room, &knock).await).await, Ok(Received::Accepted));
+    // Beside a kick the invite stands that was made upon the same knock, and so does the join; beside a ban it does not.
+    let kick = put_out_upon(&resident, &room, &knock, &MembershipState::Leave).await;
+    let refused = across(kick).await;
+    assert!(matches!(refused, Err(AskError::Refused(ReceiveRefusal::MissingEvents { .. }))), "{refused:?}");
+    assert_eq!(peer.membership(&room, BOB), MembershipState::Join);
+    let ban = put_out_upon(&resident, &room, &knock, &MembershipState::Ban).await;
+    assert_eq!(across(ban).await, Ok(Received::Accepted));
     for world in [&peer, &peer.restarted()] {
         assert_eq!(world.membership(&room, BOB), MembershipState::Ban);
     }
 }
 
-/// A ban by Alice upon an earlier membership of Bob's, made beside what came of that since, after something that nobody has.
-pub(super) async fn ban_upon(resident: &World, room: &TestRoom, membership: &OwnedEventId) -> VerifiedPdu {
-    let content = canonical(json!({ "membership": "ban" }));
+/// Found by `cargo xtask prove sim --seed 345`: Bob was banned before he was ever there, and then let in by a server that had not
+/// heard of it.
+#[actix::test]
+async fn the_server_of_who_came_in_past_a_ban_is_told_of_it_once_more() {
+    let (resident, peer) = (World::new(), World::named(PEER));
+    let rules = vec![("m.room.join_rules", json!({ "join_rule": "public" }))];
+    let room = resident.room_with(RoomVersionId::V11, "public", rules).await;
+    let template = resident.rooms.ask(&room.room_id, join_request(&peer, &room, BOB)).await.unwrap().event;
+    let join = room.signed(template, BOB, HandshakeKind::Join).into_join().unwrap();
+    let ban = resident.change(&room, ALICE, Ban, BOB).await.unwrap();
+    assert_eq!(deliveries(&resident), [], "Bob's server has nothing to do with the room");
+    let event = verified(join.pdu().to_object().unwrap(), &room.version);
+    let received = resident.rooms.ask(&room.room_id, ReceivePdu { event, origin: server(PEER) }).await;
+    assert_eq!(received, Ok(Received::SoftFailed));
+    assert_eq!(deliveries(&resident), [(Delivery::Transaction, ban)]);
+}
+
+/// A leave or ban by Alice upon an earlier membership of Bob's, made beside what came of that since, after something that nobody
+/// has.
+pub(super) async fn put_out_upon(
+    resident: &World,
+    room: &TestRoom,
+    membership: &OwnedEventId,
+    how: &MembershipState,
+) -> VerifiedPdu {
+    let content = canonical(json!({ "membership": how }));
     let mut ban = made_by(resident, room, ALICE, "m.room.member", Some(BOB), content).await;
     for key in ["hashes", "signatures"] {
         ban.remove(key);

@@ -26,7 +26,7 @@ use vestibule_storage::{
     room::{DecisionAction, OutOfBand, Progress, UserMembership},
 };
 
-use super::elsewhere::{BEN, admitted, ban_upon};
+use super::elsewhere::{BEN, admitted, put_out_upon};
 use crate::{
     AskError, BeginKnock, HandOnLeave, KnockOutcome, LeaveOutOfBand, ReceiveAnswer, ReceiveInvite, SettleKnock,
     SettleLeave, Settled,
@@ -425,7 +425,8 @@ async fn an_invite_and_a_leave_of_which_neither_cites_the_other_end_as_in_the_ro
 async fn a_ban_beside_an_invite_stands_here_as_it_does_in_the_room() {
     for invite_comes_first in [true, false] {
         let (mut this, knock) = Knocking::knocking().await;
-        let ban = ban_upon(&this.resident, &this.room, &knock.event.event_id().to_owned()).await;
+        let ban =
+            put_out_upon(&this.resident, &this.room, &knock.event.event_id().to_owned(), &MembershipState::Ban).await;
         let invite = this.resident.change(&this.room, ALICE, Invite, BOB).await.unwrap();
         let banned = async |peer: &World| {
             let answer = ReceiveAnswer { event: ban.clone(), origin: server(RESIDENT) };

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use ruma::{
-    CanonicalJsonObject, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
-    events::room::member::MembershipState,
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use tokio::time::{Instant, timeout};
 use vestibule_protocol::membership::template::{Template, TemplateRequest, read_template};
-use vestibule_storage::room::OutOfBand;
+use vestibule_storage::{error::StorageError, room::OutOfBand};
 
 use super::{Federation, PerformError};
 use crate::{
@@ -107,7 +107,31 @@ impl Federation {
             log::debug!(destination:% = server, room_id:% = wanted.room_id, error:%; "no template");
             PerformError::of(&error)
         })?;
-        self.judge_template(server, wanted, &object)
+        let template = self.judge_template(server, wanted, &object)?;
+        if self.is_behind(wanted, &template).await.map_err(|error| PerformError::Storage(error.into()))? {
+            log::info!(destination:% = server, room_id:% = wanted.room_id; "template of a server that has not heard what we have");
+            return Err(PerformError::AllFailed { asked: 1 });
+        }
+        Ok(template)
+    }
+
+    /// Whether the server does not know that the user was put out, which we do: what it would take now, the room would not.
+    async fn is_behind(&self, wanted: &Wanted<'_>, template: &Template) -> Result<bool, StorageError> {
+        let rooms = &self.inner.stores.rooms;
+        let member = StateEventType::RoomMember;
+        let standing = rooms.current_state_event(wanted.room_id, &member, wanted.user_id.as_str()).await?;
+        let end = standing.map(|standing| standing.event).filter(|event| {
+            let is_out = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
+            is_out && event.sender() != wanted.user_id
+        });
+        let Some(end) = end else { return Ok(false) };
+        let both: Vec<OwnedEventId> =
+            end.auth_events().iter().filter(|cited| template.place.auth_events.contains(cited)).cloned().collect();
+        let both = rooms.events(wanted.room_id, &both).await?;
+        Ok(both.into_iter().flatten().any(|cited| {
+            *cited.event.kind() == TimelineEventType::RoomMember
+                && cited.event.state_key() == Some(wanted.user_id.as_str())
+        }))
     }
 
     fn judge_template(

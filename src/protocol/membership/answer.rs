@@ -126,18 +126,12 @@ pub fn puts_out(pdu: &Pdu, us: &ServerName) -> Option<OwnedUserId> {
 /// Whether such an event may end a stay, so far as that shows without what came before it. `stay` is the membership that stands
 /// and all that it follows from, each cited by the one before it.
 ///
-/// A kick ends what it cites: one that was made beside a join comes before it in state resolution, and the join stands. A ban
-/// keeps out whatever it was made beside.
-///
 /// Whoever has nobody in a room any more may not ask for its events. If the event that put out our last user cites others that
 /// never came, or was made where the user's join was not known yet, there is nobody left who would give us those, and our user
 /// would stay in a room that everybody else has closed. One that the membership follows from has been overcome, and is not to
-/// be used again.
-pub fn ends_stay(pdu: &Pdu, stay: &[Arc<Pdu>]) -> bool {
-    let Some(standing) = stay.first() else { return false };
-    let is_new = stay.iter().all(|earlier| earlier.event_id() != pdu.event_id());
-    let is_ban = pdu.membership() == Some(MembershipState::Ban);
-    is_new && (is_ban || pdu.cites_as_auth(standing.event_id()))
+/// be used again; any other was made upon it or beside it, and state resolution says which of the two stands.
+pub fn may_end_stay(pdu: &Pdu, stay: &[Arc<Pdu>]) -> bool {
+    !stay.is_empty() && stay.iter().all(|earlier| earlier.event_id() != pdu.event_id())
 }
 
 #[cfg(test)]
@@ -291,24 +285,21 @@ mod tests {
         stay.reverse();
         let bob = user(BOB);
         let (invite, join) = (invite.event_id().to_owned(), join.event_id().to_owned());
-        // Whether it puts Bob out, and whether it ends his stay.
         let cases = [
-            (EventSpec::kick(ALICE, BOB), true, true),
-            (EventSpec::ban(ALICE, BOB), true, true),
-            (EventSpec::kick(ALICE, BOB).citing(from_ref(&invite)), true, false),
-            (EventSpec::ban(ALICE, BOB).citing(from_ref(&invite)), true, true),
-            (EventSpec::leave(BOB), false, true),
-            (EventSpec::kick(BOB, ALICE), false, true),
-            (EventSpec::message(ALICE, "go away").authorized_by(from_ref(&join)), false, true),
+            (EventSpec::kick(ALICE, BOB), true),
+            (EventSpec::ban(ALICE, BOB), true),
+            (EventSpec::ban(ALICE, BOB).citing(from_ref(&invite)), true),
+            (EventSpec::leave(BOB), false),
+            (EventSpec::kick(BOB, ALICE), false),
+            (EventSpec::message(ALICE, "go away").authorized_by(from_ref(&join)), false),
         ];
-        for (spec, puts_bob_out, ends) in cases {
+        for (spec, puts_bob_out) in cases {
             let event = room.make(spec.clone());
             assert_eq!(puts_out(&event, bob.server_name()), puts_bob_out.then(|| bob.clone()), "{spec:?}");
             assert_eq!(puts_out(&event, "elsewhere.test".try_into().unwrap()), None, "{spec:?}");
-            assert_eq!(ends_stay(&event, &stay), ends, "{spec:?}");
-            assert!(!ends_stay(&event, &[]), "{spec:?}");
+            assert!(may_end_stay(&event, &stay) && !may_end_stay(&event, &[]), "{spec:?}");
         }
-        assert!(!ends_stay(&overcome, &stay), "of a stay that has ended long ago");
+        assert!(!may_end_stay(&overcome, &stay), "of a stay that has ended long ago");
     }
 
     #[test]
