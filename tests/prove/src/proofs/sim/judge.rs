@@ -256,9 +256,8 @@ fn is_taken_back_by_stranger(world: &World, room: &Room, at: usize, user_id: &ru
         let by = end.event.sender_server();
         let is_out = end.event.membership().is_some_and(|now| ["leave", "ban"].contains(&now.as_str()));
         let is_shown = row.stripped.iter().any(|event| {
-            serde_json::from_str::<Value>(event).is_ok_and(|event| {
-                event["sender"].as_str().is_some_and(|sender| sender.ends_with(&format!(":{by}")))
-            })
+            serde_json::from_str::<Value>(event)
+                .is_ok_and(|event| event["sender"].as_str().is_some_and(|sender| sender.ends_with(&format!(":{by}"))))
         });
         is_out && !is_shown && row.via.iter().all(|known| known != by) && row.event.sender_server() != by
     })
