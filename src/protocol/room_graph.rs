@@ -9,7 +9,7 @@
 //! *core*. As long as all extremities have the same core, what happens at the door costs one insertion; otherwise the full
 //! algorithm decides. A property test holds the two against each other.
 
-mod awaited;
+mod lacked;
 mod node;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,7 +24,7 @@ use ruma::{EventId, OwnedEventId};
 
 pub use self::node::{StateNode, StateRow};
 use self::{
-    awaited::Awaited,
+    lacked::Lacked,
     node::{Link, are_tangled},
 };
 use crate::{
@@ -187,7 +187,7 @@ pub struct RoomGraph {
     resolved: BTreeMap<BTreeSet<OwnedEventId>, Arc<StateNode>>,
     resolved_order: VecDeque<BTreeSet<OwnedEventId>>,
     unstored: BTreeMap<StateVersion, UnstoredRow>,
-    awaited: Awaited,
+    lacked: Lacked,
     next_version: u64,
     next_arrival: u64,
     counts: PathCounts,
@@ -221,7 +221,7 @@ impl RoomGraph {
             resolved: BTreeMap::new(),
             resolved_order: VecDeque::new(),
             unstored: BTreeMap::new(),
-            awaited: Awaited::default(),
+            lacked: Lacked::default(),
             next_version: next_version.0,
             next_arrival,
             counts: PathCounts::default(),
@@ -477,7 +477,7 @@ impl RoomGraph {
             self.add_extremity(Extremity { event: event.clone(), before: before.clone(), arrival });
             arrival
         });
-        self.await_cited(&event);
+        self.note_lacked(&event);
         self.is_tangled = is_resolved && self.has_tangles();
         self.remember(event, before.clone());
         Appended {
@@ -535,7 +535,7 @@ impl RoomGraph {
         let (event, before) = (extremity.event.clone(), extremity.before.clone());
         let event_id = event.event_id().to_owned();
         self.add_extremity(extremity);
-        self.await_cited(&event);
+        self.note_lacked(&event);
         self.remember(event, before.clone());
         let made = self.extremities.get(&event_id).and_then(|held| held.link.as_ref());
         // Of the others nothing is known yet, so any answer that the current state does not share may be a tangle.
@@ -587,13 +587,13 @@ impl RoomGraph {
     /// Whether accepted events stand on this one, which came after them because nobody gave it to us.
     fn is_overtaken(&self, event: &Pdu, followed: &BTreeSet<OwnedEventId>) -> bool {
         // One at least stays: a room has an end. Hashes do not let an event follow what stands on it.
-        self.awaited.contains(event.event_id()) && followed.len() < self.extremities.len()
+        self.lacked.contains(event.event_id()) && followed.len() < self.extremities.len()
     }
 
-    fn await_cited(&mut self, event: &Pdu) {
+    fn note_lacked(&mut self, event: &Pdu) {
         for event_id in event.prev_events() {
             if !self.recent.contains_key(event_id) {
-                self.awaited.add(event_id);
+                self.lacked.add(event_id);
             }
         }
     }

@@ -6,22 +6,22 @@ use std::collections::{BTreeSet, VecDeque};
 use ruma::{EventId, OwnedEventId};
 
 /// Events remembered. Ours: as many as the graph remembers with their states.
-const AWAITED_MAX: usize = super::RECENT_EVENTS_MAX;
+const LACKED_MAX: usize = super::RECENT_EVENTS_MAX;
 
 /// Should one of them come, it is no forward extremity: others stand on it.
 #[derive(Debug, Default)]
-pub(super) struct Awaited {
+pub(super) struct Lacked {
     event_ids: BTreeSet<OwnedEventId>,
     order: VecDeque<OwnedEventId>,
 }
 
-impl Awaited {
+impl Lacked {
     pub(super) fn add(&mut self, event_id: &EventId) {
         if !self.event_ids.insert(event_id.to_owned()) {
             return;
         }
         self.order.push_back(event_id.to_owned());
-        if self.order.len() > AWAITED_MAX
+        if self.order.len() > LACKED_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.event_ids.remove(&oldest);
