@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, events::TimelineEventType};
 use vestibule_protocol::{
     clock::UnixMillis,
     pdu::Pdu,
@@ -23,6 +23,9 @@ use vestibule_storage::{error::StorageError, room::StoredEvent};
 use super::{RoomContext, policy::Unsigned};
 use crate::policy_signer::PolicyVerdict;
 
+/// Memberships of a user that are gone back through to see what a stay follows from. Ours: each costs a read of the store.
+pub(super) const STAY_MEMBERSHIPS_MAX: usize = 64;
+
 /// Events loaded in one read while auth chains are walked. Ours.
 const AUTH_EVENTS_PER_READ: usize = 256;
 
@@ -36,6 +39,8 @@ pub enum Need {
         /// Those that are only read.
         read: BTreeSet<OwnedEventId>,
     },
+    /// All that a membership follows from: the events that authorize it and those of its user behind it.
+    Stay(Arc<Pdu>),
     /// A state that must be resolved.
     Resolution(Unresolved),
     /// The signature of the room's policy server.
@@ -129,6 +134,7 @@ pub(crate) async fn gather(
 ) -> Result<Gathered, StorageError> {
     match need {
         Need::Events { cited, read } => gather_events(&place, &context, cited, read).await,
+        Need::Stay(membership) => gather_stay(&place, &context, membership).await,
         Need::Resolution(unresolved) => gather_resolution(place, &context, unresolved).await,
         // The door asks for it, so that the room need not wait for another server.
         Need::PolicySignature(_) => Ok(Gathered::Events { found: Vec::new(), absent: BTreeSet::new() }),
@@ -163,6 +169,36 @@ async fn gather_events(
         }
     }
     Ok(Gathered::Events { found, absent })
+}
+
+async fn gather_stay(
+    place: &GatheringPlace,
+    context: &RoomContext,
+    membership: Arc<Pdu>,
+) -> Result<Gathered, StorageError> {
+    let (mut found, mut absent) = (Vec::new(), BTreeSet::new());
+    let mut next = Some(membership);
+    for _ in 0..STAY_MEMBERSHIPS_MAX {
+        let Some(membership) = next.take() else { break };
+        let stored = context.stores.rooms.events(&place.room_id, membership.auth_events()).await?;
+        for (event_id, stored) in membership.auth_events().iter().zip(stored) {
+            match stored {
+                Some(stored) => {
+                    if is_earlier_membership(&stored.event, &membership) {
+                        next = Some(stored.event.clone());
+                    }
+                    found.push((stored, None));
+                }
+                None => _ = absent.insert(event_id.clone()),
+            }
+        }
+    }
+    Ok(Gathered::Events { found, absent })
+}
+
+/// Whether an event is a membership of the same user.
+pub(super) fn is_earlier_membership(event: &Pdu, membership: &Pdu) -> bool {
+    *event.kind() == TimelineEventType::RoomMember && event.state_key() == membership.state_key()
 }
 
 async fn gather_resolution(

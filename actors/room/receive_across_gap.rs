@@ -6,10 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ruma::{
-    OwnedEventId, OwnedServerName, UserId,
-    events::{TimelineEventType, room::member::MembershipState},
-};
+use ruma::{OwnedEventId, OwnedServerName, UserId, events::room::member::MembershipState};
 use vestibule_protocol::{
     membership::{
         ReceiveRefusal,
@@ -22,12 +19,10 @@ use vestibule_protocol::{
 
 use super::{
     Lookups, Need, Room, RoomMessage, Turn,
+    gather::{STAY_MEMBERSHIPS_MAX, is_earlier_membership},
     incoming::{Cited, IncomingStop, NamedEvents},
     receive_pdu::{Never, Received},
 };
-
-/// Memberships that are gone back through to see what a stay follows from. Ours: each costs a read of the store.
-const STAY_MEMBERSHIPS_MAX: usize = 64;
 
 /// An event behind a gap.
 #[derive(Debug)]
@@ -153,18 +148,18 @@ impl Room {
         let mut stay: Vec<Arc<Pdu>> = Vec::new();
         let mut next = self.state().member(user_id).cloned();
         while let Some(membership) = next {
-            let NamedEvents { auth_events, to_read, absent } = self.named_by(&membership, lookups);
-            if !to_read.is_empty() {
-                return Err(IncomingStop::Need(Need::Events { cited: BTreeSet::new(), read: to_read }));
-            }
-            if !absent.is_empty() || stay.len() >= STAY_MEMBERSHIPS_MAX {
+            if stay.len() >= STAY_MEMBERSHIPS_MAX {
                 return Ok(Vec::new());
             }
+            let NamedEvents { auth_events, to_read, absent } = self.named_by(&membership, lookups);
+            if !to_read.is_empty() {
+                return Err(IncomingStop::Need(Need::Stay(membership)));
+            }
+            if !absent.is_empty() {
+                return Ok(Vec::new());
+            }
+            next = auth_events.into_iter().find(|event| is_earlier_membership(event, &membership));
             stay.push(membership);
-            let is_of_user = |event: &Arc<Pdu>| {
-                *event.kind() == TimelineEventType::RoomMember && event.state_key() == Some(user_id.as_str())
-            };
-            next = auth_events.into_iter().find(is_of_user);
         }
         Ok(stay)
     }

@@ -71,12 +71,12 @@ impl RoomMessage for ReceiveAnswer {
         };
         let answer = match out_of_band_answer(event, &asked, &self.origin) {
             Ok(answer) => answer,
-            // It may end an invite that another server has not delivered yet.
+            // It says nothing of the knock. But it may end an invite that another server has not delivered yet.
             Err(AnswerRefusal::NotCited) if standing.membership == MembershipState::Knock => {
                 let mut change = RoomChange::default();
                 let waits = OutOfBand { early: Some(event.clone()), ..standing };
                 room.keep_out_of_band(user_id, waits, &mut change);
-                return Turn::Commit(Box::new(change), ());
+                return Turn::Refuse(ReceiveRefusal::Unsolicited, Box::new(change));
             }
             Err(refusal) => {
                 log::debug!(room_id:% = room.room_id(), origin:% = self.origin, event_id:% = event.event_id(), reason:% = refusal; "answer not believed");

@@ -121,7 +121,9 @@ impl Placement {
     /// Whether the room's state after it holds the event. A resolution may decide for another in its place: for one that is
     /// newer than an event from an old template.
     pub fn keeps(&self, event: &Pdu) -> bool {
-        let (NewCurrent::Resolved(node), Some((kind, state_key))) = (&self.state, event.state_entry()) else {
+        let (NewCurrent::Resolved(node) | NewCurrent::Same(node), Some((kind, state_key))) =
+            (&self.state, event.state_entry())
+        else {
             return true;
         };
         node.state().get(&kind, &state_key).is_some_and(|standing| standing.event_id() == event.event_id())
@@ -134,7 +136,7 @@ enum NewCurrent {
     Union,
     Resolved(Arc<StateNode>),
     /// What it follows, the room has gone beyond.
-    Same,
+    Same(Arc<StateNode>),
 }
 
 /// What appending an event changed: everything that a commit must hold.
@@ -428,7 +430,7 @@ impl RoomGraph {
     /// An event that comes after others which stand on it: the room is beyond it, and beyond what it follows.
     fn place_in_the_past(&self, followed: &BTreeSet<OwnedEventId>) -> CurrentAfter {
         if followed.is_empty() {
-            return CurrentAfter::Known(Placement { state: NewCurrent::Same });
+            return CurrentAfter::Known(Placement { state: NewCurrent::Same(self.current.clone()) });
         }
         let after: BTreeSet<OwnedEventId> = self.extremities_beside(followed).collect();
         if let Some(resolved) = self.resolved.get(&after) {
@@ -458,7 +460,7 @@ impl RoomGraph {
                 self.counts.full = self.counts.full.saturating_add(1);
                 (*node).clone()
             }
-            NewCurrent::Same => (*old_current).clone(),
+            NewCurrent::Same(node) => (*node).clone(),
         };
         let changes = old_current.state().changes_to(next.state());
         if !changes.is_empty() {

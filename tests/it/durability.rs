@@ -209,28 +209,47 @@ fn termination_ends_a_long_poll_and_does_not_wait_for_it() {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
+/// Requests on a full disk, until the look-up store should have met it.
+const ASKED_MEANWHILE: usize = 2_000;
+
 #[test]
 fn disk_that_was_full_is_written_again_without_a_restart() {
     let server = TestServer::new().under(&LIMITABLE).start();
     let owner = server.register("owner");
     let room_id = owner.knockable_room("12");
-    let say = |words: &str| {
-        let target = format!("/rooms/{}/send/m.room.message/{words}", encoded(&room_id));
-        owner.try_put(&target, json!({ "msgtype": "m.text", "body": words })).status
+    let tell = |transaction: &str, body: &str| {
+        let target = format!("/rooms/{}/send/m.room.message/{transaction}", encoded(&room_id));
+        owner.try_put(&target, json!({ "msgtype": "m.text", "body": body })).status
     };
-    limit_files(server.pid(), "0");
-    // Whoever was heard last may hear that nobody knows; whoever comes then is refused.
-    say("unknown");
-    assert_eq!(say("refused"), 503);
-    // The look-up store fails on a thread of its own, and then for good until it is opened again.
-    until("the look-up store has failed", || server.log().contains("ERROR sled::").then_some(()));
+    let say = |words: &str| tell(words, words);
+    // The look-up store fails on a thread of its own, which writes twice a second if there is something to write, and then for
+    // good until it is opened again. Changes reach it by the 256 KiB.
+    let long = "long ".repeat(10_000);
+    let fails = |attempt: usize| {
+        for number in 0..8 {
+            until("it writes", || (tell(&format!("long{attempt}n{number}"), &long) == 200).then_some(()));
+        }
+        limit_files(server.pid(), "0");
+        // Whoever was heard last may hear that nobody knows; whoever comes then is refused.
+        say("unknown");
+        let has_failed = (0..ASKED_MEANWHILE).any(|_| {
+            assert_eq!(say("refused"), 503);
+            server.log().contains("ERROR sled::")
+        });
+        if !has_failed {
+            limit_files(server.pid(), "unlimited");
+        }
+        has_failed
+    };
+    // It may have written just before the limit came.
+    assert!((0..3).any(fails), "the look-up store has failed");
     let read = owner.try_get(&format!("/rooms/{}/members", encoded(&room_id))).status;
     assert!([200, 503].contains(&read), "{read}");
     assert_eq!(say("refused"), 503);
     limit_files(server.pid(), "unlimited");
     until("it writes again", || (say("again") == 200).then_some(()));
     let bodies = |owner: &User| -> Vec<String> {
-        let page = owner.get(&format!("/rooms/{}/messages?dir=b&limit=100", encoded(&room_id)));
+        let page = owner.get(&format!("/rooms/{}/messages?dir=b&limit=10", encoded(&room_id)));
         let events = page["chunk"].as_array().unwrap().iter();
         events.filter_map(|event| Some(event["content"]["body"].as_str()?.to_owned())).collect()
     };

@@ -27,6 +27,7 @@ use super::{out_of_band::cosigned, support::DAVE};
 use crate::{
     AddHistory, AdmitJoin, AskError, JoinAnswer, LeaveOutOfBand, PrepareJoin, ReceiveAcrossGap, ReceiveAnswer,
     ReceiveInvite, ReceiveOutliers, ReceivePdu, Received, StateAcross,
+    room::TURNS_MAX,
     testing::{RESIDENT, TestRoom, World, event, message, put, read, server, verified},
 };
 
@@ -579,9 +580,14 @@ async fn who_is_put_out_behind_a_gap_is_out_though_nobody_tells_what_was_before(
 async fn who_is_banned_beside_their_own_join_is_out_though_nobody_tells_what_was_before() {
     let (resident, peer) = (World::new(), World::named(PEER));
     let room = resident.knockable(RoomVersionId::V11).await;
-    resident.knock(&room, BOB).await;
-    let overcome = resident.change(&room, ALICE, Kick, BOB).await.unwrap();
-    resident.clock.advance(Duration::from_hours(2));
+    // More earlier memberships than a turn may run anew.
+    let mut ends = Vec::new();
+    for _ in 0..TURNS_MAX {
+        resident.knock(&room, BOB).await;
+        ends.push(resident.change(&room, ALICE, Kick, BOB).await.unwrap());
+        resident.clock.advance(Duration::from_hours(2));
+    }
+    let overcome = ends.remove(0);
     let knock = resident.knock(&room, BOB).await;
     resident.change(&room, ALICE, Invite, BOB).await.unwrap();
     join(&resident, &peer, &room, BOB).await;

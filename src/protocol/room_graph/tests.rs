@@ -368,6 +368,8 @@ fn what_comes_after_those_that_stand_on_it_is_no_extremity() {
     let knock = room.make_upon(EventSpec::knock(CAROL).citing(&[id(&late)]), &state_after);
     room.admit_across(knock.clone(), state_after).unwrap();
     let state = room.state().clone();
+    let before = room.state_before(late.prev_events()).unwrap();
+    let CurrentAfter::Unresolved(_) = room.graph().place(&late, &before) else { panic!("what it follows is left") };
     let appended = room.admit(late).unwrap();
     assert_eq!((appended.arrival, appended.no_longer_extremities), (None, template));
     assert!(room.graph().extremity_ids().eq([&id(&knock)]));
