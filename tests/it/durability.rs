@@ -233,7 +233,8 @@ fn disk_that_was_full_is_written_again_without_a_restart() {
         // Whoever was heard last may hear that nobody knows; whoever comes then is refused.
         say("unknown");
         let has_failed = (0..ASKED_MEANWHILE).any(|_| {
-            assert_eq!(say("refused"), 503);
+            // Who meets the room as it goes gets 500.
+            assert!([500, 503].contains(&say("refused")));
             server.log().contains("ERROR sled::")
         });
         if !has_failed {
