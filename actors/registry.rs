@@ -61,6 +61,10 @@ const ENTRIES_MAX: u32 = 4;
 /// Actors looked at to find one that may go when there are too many. Ours: constant work for each start.
 const PASSIVATION_LOOKS_MAX: usize = 8;
 
+/// Rooms that one user makes alike within one millisecond. Where the id is the hash of the create event they would be one room,
+/// so each gets a time of its own. Ours: nobody means more.
+const SAME_ROOMS_MAX: u64 = 64;
+
 /// What the rooms are given.
 pub struct RoomsOptions {
     /// Who we are.
@@ -372,21 +376,27 @@ impl Rooms {
         if self.shared.is_closed.load(Ordering::Acquire) {
             return Err(AskError::Failed);
         }
-        let slot = self.shared.context.stores.writer.reserve()?;
-        let context = self.shared.context.clone();
-        let incarnation = self.draw_incarnation();
-        let built = self.shared.context.cpu.run(move || create_room::build(&context, request, incarnation)).await;
-        let (room_id, commit) = built.map_err(|_| AskError::Failed)?.map_err(AskError::Refused)?;
-        match self.shared.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit))).await {
-            Ok(_) => {
-                self.shared.context.gauges.room_created();
-                // Whoever makes a room uses it next. If it does not start, the first message says why.
-                let _ = self.start(&room_id, None).await;
-                Ok(room_id)
+        for later in (0..SAME_ROOMS_MAX).map(Duration::from_millis) {
+            let slot = self.shared.context.stores.writer.reserve()?;
+            let context = self.shared.context.clone();
+            let (request, incarnation) = (request.clone(), self.draw_incarnation());
+            let has_drawn_id = request.room_id.is_some();
+            let building = move || create_room::build(&context, request, incarnation, later);
+            let built = self.shared.context.cpu.run(building).await;
+            let (room_id, commit) = built.map_err(|_| AskError::Failed)?.map_err(AskError::Refused)?;
+            match self.shared.context.stores.writer.enqueue(slot, Commit::Room(Box::new(commit))).await {
+                Ok(_) => {
+                    self.shared.context.gauges.room_created();
+                    // Whoever makes a room uses it next. If it does not start, the first message says why.
+                    let _ = self.start(&room_id, None).await;
+                    return Ok(room_id);
+                }
+                Err(CommitError::Conflict(Conflict::RoomExists)) if !has_drawn_id => {}
+                Err(CommitError::Conflict(Conflict::RoomExists)) => break,
+                Err(error) => return Err(AskError::Storage(error)),
             }
-            Err(CommitError::Conflict(Conflict::RoomExists)) => Err(AskError::Refused(CreateRefusal::RoomExists)),
-            Err(error) => Err(AskError::Storage(error)),
         }
+        Err(AskError::Refused(CreateRefusal::RoomExists))
     }
 
     /// Makes a room of another server ours too, with what it answered to the join of a user of ours. Durable when it returns.

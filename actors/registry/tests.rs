@@ -1,7 +1,11 @@
 //! Which rooms have actors, for how long, on which thread, and what happens when one cannot be loaded.
 //! May not: sleep; time is set by hand or paused.
 
-use std::{collections::BTreeMap, thread::ThreadId, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread::ThreadId,
+    time::Duration,
+};
 
 use actix_rt::Arbiter;
 use futures_util::{FutureExt, future::join_all};
@@ -369,6 +373,17 @@ async fn refused_creations_leave_nothing() {
     let again = world.rooms.create(creation(RoomVersionId::V11, "taken")).await;
     assert_eq!(refusal(again), CreateRefusal::RoomExists);
     assert_eq!((world.totals().rooms_created, read(world.stores().rooms.rooms_stored())), (1, 1));
+}
+
+#[actix::test]
+async fn rooms_made_alike_at_one_time_are_several() {
+    let world = World::new();
+    let mut made = BTreeSet::new();
+    for _ in 0..3 {
+        let alike = CreateRoom { room_id: None, ..creation(RoomVersionId::V12, "none") };
+        made.insert(world.rooms.create(alike).await.unwrap());
+    }
+    assert_eq!((made.len(), read(world.stores().rooms.rooms_stored())), (3, 3));
 }
 
 #[actix::test]

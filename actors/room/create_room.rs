@@ -1,7 +1,7 @@
 //! Makes a room: all its first events in one commit, so that it exists whole or not at all.
 //! May not: draw a room id; the caller brings one where the version needs it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId,
@@ -57,16 +57,18 @@ pub struct InitialEvent {
     pub content: CanonicalJsonObject,
 }
 
-/// Builds the room and the commit that makes it. Pure but for the clock; the caller commits.
+/// Builds the room and the commit that makes it, with a create event of so much later than now. Pure but for the clock; the caller
+/// commits.
 pub(crate) fn build(
     context: &Arc<RoomContext>,
     request: CreateRoom,
     incarnation: u64,
+    later: Duration,
 ) -> Result<(OwnedRoomId, RoomCommit), CreateRefusal> {
     let version = RoomVersion::lookup(&request.room_version)
         .filter(|version| version.hosting() == Hosting::Hosted)
         .ok_or(CreateRefusal::VersionNotHosted)?;
-    let create = create_event(context, &request, &version)?;
+    let create = create_event(context, &request, &version, later)?;
     let room_id = create.room_id().to_owned();
     let graph = RoomGraph::empty(version, context.core_seed);
     let mut room = Room::new(room_id.clone(), context.clone(), graph, TimelineOrder(1));
@@ -86,7 +88,12 @@ pub(crate) fn build(
     Ok((room_id, commit))
 }
 
-fn create_event(context: &RoomContext, request: &CreateRoom, version: &RoomVersion) -> Result<Pdu, CreateRefusal> {
+fn create_event(
+    context: &RoomContext,
+    request: &CreateRoom,
+    version: &RoomVersion,
+    later: Duration,
+) -> Result<Pdu, CreateRefusal> {
     let mut content = request.create_content.clone();
     content.insert("room_version".to_owned(), CanonicalJsonValue::String(request.room_version.to_string()));
     content.remove("creator");
@@ -105,7 +112,7 @@ fn create_event(context: &RoomContext, request: &CreateRoom, version: &RoomVersi
         prev_events: Vec::<OwnedEventId>::new(),
         auth_events: Vec::new(),
         depth: 1,
-        origin_server_ts: context.clock.now(),
+        origin_server_ts: context.clock.now().plus(later),
     };
     draft.build(&place, version, &context.identity).map_err(refusal_of)
 }
