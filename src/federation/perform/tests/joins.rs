@@ -3,7 +3,7 @@ use std::sync::{Arc, OnceLock};
 use ruma::{OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
 use serde_json::{Value, json};
 use vestibule_actors::{
-    MembershipChange,
+    MembershipChange, PrepareJoin,
     testing::{RESIDENT, message, read, server},
 };
 use vestibule_protocol::fixture::{ALICE, user};
@@ -196,5 +196,38 @@ fn a_join_that_has_ended_before_its_answer_came_is_no_success() {
         let second = JoinElsewhere { user_id: user(BERTA), ..join_via(resident.room_id(), &[RESIDENT]) };
         us.federation.join(second).await.unwrap_err();
         assert_eq!(us.membership(&resident.room_id(), BERTA), Some(MembershipState::Leave));
+    });
+}
+
+/// Found by `cargo xtask prove sim --seed 391`: what the server behind took, the others had ruled out.
+#[test]
+fn a_template_of_a_server_that_has_not_heard_that_our_user_was_put_out_is_not_used() {
+    on_paused_time(async || {
+        let resident = Resident::new(RoomVersionId::V11, "public").await;
+        let (honest, behind) = (resident.answering(), Arc::new(OnceLock::<Value>::new()));
+        let told = behind.clone();
+        let peers = Peers::slow(move |sent| match told.get().filter(|_| sent.target.contains("make_join")) {
+            Some(template) => {
+                let template = template.clone();
+                Box::pin(async move { ok(&template) })
+            }
+            None => honest(sent),
+        });
+        let us = Us::new(peers, resident.clock());
+        us.federation.join(join_via(resident.room_id(), &[RESIDENT])).await.unwrap();
+        let request = PrepareJoin {
+            user_id: user(ANNA),
+            origin: server("us.test"),
+            offered: vec![RoomVersionId::V11],
+            authorised_via: None,
+        };
+        let template = resident.world.rooms.ask(&resident.room_id(), request).await.unwrap().event;
+        let kick = resident.world.change(&resident.room, ALICE, MembershipChange::Kick, ANNA).await.unwrap();
+        us.federation.receive(&server(RESIDENT), &resident.room_id(), resident.object(&kick)).await.unwrap();
+        assert_eq!(us.membership(&resident.room_id(), ANNA), Some(MembershipState::Leave));
+        behind.set(json!({ "room_version": "11", "event": template })).unwrap();
+        let refused = us.federation.join(join_via(resident.room_id(), &[RESIDENT])).await;
+        assert_eq!(refused, Err(PerformError::AllFailed { asked: 1 }));
+        assert_eq!((us.sent("make_join").len(), us.sent("send_join").len()), (2, 1));
     });
 }
