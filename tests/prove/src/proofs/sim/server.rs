@@ -27,7 +27,7 @@ use vestibule_api::{
     App, Serves,
     door::Served,
     rate_limit::{Limits, Rates},
-    state::{ApiSettings, HiddenText, Randomness, Vitals},
+    state::{ApiSettings, CommitFollowers, HiddenText, Randomness, Vitals},
 };
 use vestibule_federation::{
     Federation, FederationParts, FederationSettings, OutboundQueue, Sender,
@@ -45,7 +45,7 @@ use vestibule_protocol::{
 };
 use vestibule_storage::{
     accounts::{AccountChange, Device, User},
-    commit::{Announcement, Commit, CommitError, CommitListener, CommitSink},
+    commit::{Commit, CommitError, CommitSink},
     memory::MemoryStorage,
 };
 
@@ -121,19 +121,6 @@ impl Randomness for Seeded {
     }
 }
 
-/// As the program wires it.
-struct Listeners {
-    notifier: SyncNotifier,
-    outbound: OutboundQueue,
-}
-
-impl CommitListener for Listeners {
-    fn committed(&self, announcement: &Announcement) {
-        self.notifier.committed(announcement);
-        self.outbound.committed(announcement);
-    }
-}
-
 impl Life {
     /// Starts the server on what is stored.
     pub async fn begin(world: &Rc<World>, at: usize, number: u64, stored: &MemoryStorage) -> Rc<Self> {
@@ -141,8 +128,8 @@ impl Life {
         let identity = place.identity.clone();
         let clock: Arc<dyn Clock> = Arc::new(RuntimeClock { began: world.began, ahead: place.clock_ahead });
         let (notifier, outbound) = (SyncNotifier::default(), OutboundQueue::default());
-        let listeners = Listeners { notifier: notifier.clone(), outbound: outbound.clone() };
-        let disk = Disk::new(stored.restart(Arc::new(listeners)), world.planted_on_disk(at, number));
+        let followers = CommitFollowers { notifier: notifier.clone(), outbound: outbound.clone() };
+        let disk = Disk::new(stored.restart(Arc::new(followers)), world.planted_on_disk(at, number));
         let stores = disk.stores();
         let seeded = Arc::new(Seeded(Mutex::new(world.random_of(at, number))));
         let random: Random = {
